@@ -1,0 +1,56 @@
+"""What every test shares: the ci profile, a cache of its own, runs that vanish.
+
+The environment is set here, before torch or a notebook's kernel starts: kernels inherit it, so that a bare
+`pytest --nbval notebooks/` runs the chapters in the ci profile too.
+"""
+
+import os
+import shutil
+import tempfile
+
+os.environ.setdefault("FDLIB_PROFILE", "ci")
+os.environ.setdefault("HF_HUB_OFFLINE", "1")  # no test may depend on somebody's server
+os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
+os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+
+
+def pytest_configure(config):
+    # Rendered data sets are worth keeping from one test run to the next, in the checkout's own pytest cache.
+    if "FDLIB_CACHE" not in os.environ:
+        cache = getattr(config, "cache", None)
+        os.environ["FDLIB_CACHE"] = str(cache.mkdir("fdlib") if cache else tempfile.mkdtemp(prefix="fdlib-cache-"))
+    # Runs are not: a test that resumed somebody's training would pass for the wrong reason. Always a fresh folder.
+    config._fdlib_runs = tempfile.mkdtemp(prefix="fdlib-runs-")
+    os.environ["FDLIB_RUNS"] = config._fdlib_runs
+    os.environ.pop("FDLIB_SABOTAGE", None)
+
+
+def pytest_unconfigure(config):
+    shutil.rmtree(getattr(config, "_fdlib_runs", ""), ignore_errors=True)
+
+
+# ------------------------------------------------------------------------------ how long each part took
+
+PARTS = {
+    "tests/test_notebooks.py": "pairs of notebooks",
+    "tests/test_claims.py": "claims with random weights",
+    "tests/test_lab.py": "JupyterLab in a browser",
+}
+
+
+def _part(nodeid):
+    file = nodeid.split("::")[0]
+    return file if file.endswith(".ipynb") else PARTS.get(file, "unit tests")
+
+
+def pytest_terminal_summary(terminalreporter):
+    seconds = {}
+    for reports in terminalreporter.stats.values():
+        for report in reports:
+            if hasattr(report, "duration") and hasattr(report, "nodeid"):
+                part = _part(report.nodeid)
+                seconds[part] = seconds.get(part, 0.0) + report.duration
+    if len(seconds) > 1:
+        terminalreporter.section("time of each part")
+        for part, duration in sorted(seconds.items()):
+            terminalreporter.write_line(f"{duration:7.1f} s  {part}")

@@ -1,0 +1,1 @@
+"""Data sets: rendered worlds with exact labels and poses, and photographs."""

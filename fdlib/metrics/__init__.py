@@ -1,0 +1,1 @@
+"""Scores: how good samples are (``generation``); later chapters add regions and cameras."""

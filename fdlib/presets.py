@@ -1,0 +1,132 @@
+"""Whole experiments by name: architecture, schedule, data and training in one typed object.
+
+``scripts/train.py`` runs them from the command line, where every field can be overridden. Shipped checkpoints were made by
+the preset of their name.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Literal
+
+from torch.utils.data import Dataset
+
+from fdlib.process import DenoisingObjective, PowerT
+from fdlib.schedule import NoiseSchedule
+from fdlib.training import TrainingConfig
+from fdlib.unet import UNet
+
+
+@dataclass
+class Architecture:
+    """The arguments of ``fdlib.unet.UNet``."""
+
+    image_size: int = 64
+    """Height and width in pixels."""
+    channels: int = 128
+    """C, the width of the first stage."""
+    multipliers: tuple[int, ...] = (1, 2, 3, 4)
+    """Width of each stage in units of C."""
+    blocks: int = 3
+    """Residual blocks in each stage."""
+    attention: tuple[int, ...] = (16,)
+    """Feature-map sizes with self-attention."""
+    heads: int = 1
+    """Attention heads."""
+    fold: int = 1
+    """2 folds 2x2 pixels into channels at the stem (for CPUs)."""
+    dropout: float = 0.0
+    """Between the convolutions of a block."""
+    predicts: Literal["noise", "x0", "velocity"] = "noise"
+    """What the network's output means."""
+
+    def build(self) -> UNet:
+        return UNet(**asdict(self))
+
+
+@dataclass
+class Schedule:
+    """The noise schedule and the times to train on."""
+
+    kind: Literal["linear", "cosine"] = "linear"
+    """Ho et al. 2020, or Nichol and Dhariwal 2021."""
+    T: int = 1000
+    """Number of times."""
+    rescale: bool = False
+    """Linear only: scale the betas so that any T ends in noise."""
+    power: float = 1.0
+    """Times are drawn as T u^power: 1 is uniform, more prefers low noise."""
+
+    def build(self) -> NoiseSchedule:
+        return NoiseSchedule.linear(self.T, rescale=self.rescale) if self.kind == "linear" else NoiseSchedule.cosine(self.T)
+
+
+@dataclass
+class Data:
+    """Where the pictures come from."""
+
+    source: Literal["shapes3d", "photos"] = "photos"
+    """Rendered 3D Shapes (or the official file), or any folder of pictures or .npz array of them."""
+    path: Path | None = None
+    """The folder, .npz or .npy of photos; for shapes3d the official 3dshapes.h5 (rendered when absent)."""
+    key: str = "images"
+    """The array's name inside an .npz file."""
+    count: int = 20_000
+    """shapes3d: pictures to render."""
+    seed: int = 0
+    """shapes3d: which of the 480 000 combinations."""
+    flip: bool = False
+    """Mirror half of the pictures at random."""
+
+    def build(self, image_size: int) -> Dataset:
+        if self.source == "shapes3d":
+            from fdlib.data.shapes3d import Shapes3D, split_indices
+
+            train, _ = split_indices(train=self.count, test=10_000, seed=self.seed)
+            return Shapes3D(size=image_size, indices=train, source=self.path or "rendered")
+        if self.path is None:
+            raise ValueError("data.path is missing: pass --data.path with a folder of pictures, or an .npz or .npy array of them")
+        from fdlib.data.photos import ArrayImages, ImageFolder
+
+        if self.path.suffix in (".npz", ".npy"):
+            return ArrayImages.from_file(self.path, key=self.key)
+        return ImageFolder(self.path, size=image_size)
+
+
+@dataclass
+class Experiment:
+    """All that one training run needs."""
+
+    model: Architecture = field(default_factory=Architecture)
+    data: Data = field(default_factory=Data)
+    schedule: Schedule = field(default_factory=Schedule)
+    training: TrainingConfig = field(default_factory=TrainingConfig)
+
+    def objective(self) -> DenoisingObjective:
+        schedule = self.schedule.build()
+        return DenoisingObjective(schedule) if self.schedule.power == 1 else DenoisingObjective(schedule, PowerT(self.schedule.power))
+
+
+def _small(image_size: int, multipliers: Sequence[int], attention: Sequence[int]) -> Architecture:
+    return Architecture(image_size, channels=32, multipliers=tuple(multipliers), blocks=1, attention=tuple(attention), fold=2)
+
+
+PRESETS: dict[str, tuple[str, Experiment]] = {
+    "shapes32": (
+        "Rendered 3D Shapes at 32 px, for 2 CPU cores: the plain denoiser of chapter 2.",
+        Experiment(_small(32, (1, 2, 2), (8,)), Data("shapes3d"), Schedule(),
+                   TrainingConfig(steps=8_000, batch_size=64, learning_rate=1e-3, warmup=200, decay="cosine", ema_decay=0.999)),
+    ),
+    "photos64-small": (
+        "Your own pictures at 64 px, for 2 CPU cores.",
+        Experiment(_small(64, (1, 2, 3), (8,)), Data("photos", flip=True), Schedule(),
+                   TrainingConfig(steps=10_000, batch_size=32, learning_rate=5e-4, warmup=200, ema_decay=0.999, save_every=500)),
+    ),
+    "flower64": (
+        "Thesis 2.4 at 64 px (Flower): 8 GPUs, 50 000 steps. The plain U-Net, its baseline.",
+        Experiment(Architecture(64), Data("photos"), Schedule(),
+                   TrainingConfig(steps=50_000, batch_size=128, learning_rate=1e-4, ema_decay=0.9999, save_every=5000)),
+    ),
+}

@@ -1,0 +1,473 @@
+"""One training loop for every model: ``train(denoiser, objective, dataset, config)``.
+
+What a model learns is said by its *objective*, a callable ``(denoiser, batch, generator) -> loss, log``; everything else is
+here: batches, averaged weights, warm-up, clipping, mixed precision, several processes (through accelerate), logs, pictures,
+checkpoints.
+
+Everything random in step n (which images, which t, which noise, dropout) is a function of (seed, n) alone. So a run that was
+killed and resumed from a checkpoint computes bit for bit what the undisturbed run would have computed.
+
+    run/                        a run's folder
+        config.json             the settings; a resume with others is refused
+        log.jsonl               one line every ``log_every`` steps: step, loss, seconds, ...
+        checkpoint-00002000.pt  all that a resume needs; the newest ``keep`` are kept
+        model/                  the averaged weights, for ``from_pretrained``
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import signal
+import threading
+import time
+import warnings
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, field, fields, is_dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from accelerate import Accelerator
+from accelerate.state import AcceleratorState
+from torch import Tensor, nn
+from torch.optim.swa_utils import AveragedModel
+from torch.utils.data import DataLoader, Dataset, default_collate
+from tqdm.auto import tqdm
+
+from fdlib.course.profiles import sabotaged
+from fdlib.denoiser import Model
+from fdlib.files import atomic_write
+
+Objective = Callable[[nn.Module, Any, torch.Generator], tuple[Tensor, dict[str, float]]]
+
+
+@dataclass
+class TrainingConfig:
+    """How to train; what to train on and what for are arguments of ``train``."""
+
+    steps: int = 10_000
+    """Optimiser steps in all."""
+    batch_size: int = 128
+    """Images a step, over all processes and all accumulated parts."""
+    learning_rate: float = 1e-4
+    """Of Adam, after the warm-up (thesis 2.4)."""
+    warmup: int = 0
+    """Steps over which the rate grows linearly from 0."""
+    decay: Literal["constant", "cosine"] = "constant"
+    """What the rate does afterwards: stays, or falls to 0 at the last step along half a cosine."""
+    ema_decay: float = 0.9999
+    """Of the averaged weights (thesis 2.4); lower at the start, (1 + n) / (10 + n) after n steps."""
+    clip_norm: float = 1.0
+    """Longest gradient that is used unshortened."""
+    accumulate: int = 1
+    """Parts into which each batch is cut, for batches that do not fit the memory."""
+    mixed_precision: Literal["no", "fp16", "bf16"] = "no"
+    """``fdlib.course.precision()`` knows what this machine's GPU can do."""
+    channels_last: bool = False
+    """Memory layout of the convolutions; often faster on GPUs."""
+    compile: bool = False
+    """Compile the network with torch.compile: minutes at the start, faster steps on GPUs."""
+    workers: int = 0
+    """Processes that load data."""
+    seed: int = 0
+    """Of everything random in training. The network's initial weights are drawn before: seed those where you build it."""
+    log_every: int = 50
+    """Steps between lines of the log."""
+    save_every: int = 1000
+    """Steps between checkpoints."""
+    keep: int = 2
+    """Checkpoints to keep."""
+
+    def __post_init__(self) -> None:
+        for name in ("steps", "batch_size", "accumulate", "log_every", "save_every", "keep"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name} must be >= 1, got {getattr(self, name)}")
+        if self.learning_rate <= 0 or self.clip_norm <= 0 or self.warmup < 0:
+            raise ValueError("learning_rate and clip_norm must be > 0 and warmup >= 0, got "
+                             f"{self.learning_rate}, {self.clip_norm}, {self.warmup}")
+        if not 0 <= self.ema_decay < 1:
+            raise ValueError(f"ema_decay must lie in [0, 1), got {self.ema_decay}")
+        for name, choices in (("decay", ("constant", "cosine")), ("mixed_precision", ("no", "fp16", "bf16"))):
+            if getattr(self, name) not in choices:
+                raise ValueError(f"{name} must be one of {', '.join(choices)}, got {getattr(self, name)!r}")
+        if self.batch_size % self.accumulate:
+            raise ValueError(f"batch_size={self.batch_size} must be a multiple of accumulate={self.accumulate}")
+
+    def rate(self, step: int) -> float:
+        """The factor on the learning rate in step ``step``, counted from 0."""
+        warm = min(1.0, (step + 1) / self.warmup) if self.warmup else 1.0
+        return warm * (0.5 * (1 + math.cos(math.pi * step / self.steps)) if self.decay == "cosine" else 1.0)
+
+
+@dataclass
+class TrainingState:
+    """What callbacks see, and what ``train`` returns.
+
+    ``denoiser`` is the network being trained, ``ema`` the one with averaged weights, to sample and evaluate with;
+    ``history`` the lines of the log so far; ``interrupted`` whether the run was stopped by hand.
+    """
+
+    denoiser: nn.Module
+    ema: nn.Module
+    step: int = 0
+    seconds: float = 0.0
+    history: list[dict[str, float]] = field(default_factory=list)
+    interrupted: bool = False
+
+
+class TrainingDiverged(RuntimeError):
+    """The loss became NaN or infinite; the message says when, what to try and where the last good checkpoint is."""
+
+
+def train(denoiser: Model, objective: Objective, dataset: Dataset | Tensor, config: TrainingConfig | None = None, *,
+          folder: str | Path | None = None, resume: bool = True,
+          parameters: Sequence[dict] | None = None,
+          augment: Callable[[Any, torch.Generator], Any] | None = None,
+          callbacks: Sequence[Callable[[TrainingState], None]] = (), callback_every: int = 500,
+          tensorboard: bool = False, progress: bool = True) -> TrainingState:
+    """Train ``denoiser`` on ``objective``.
+
+    Args:
+        denoiser: the network; it is trained in place.
+        objective: ``(denoiser, batch, generator) -> loss, log``; ``process.DenoisingObjective`` for image models.
+        dataset: a map-style data set, or a tensor whose rows are the examples.
+        config: sizes and rates.
+        folder: where checkpoints and logs go; nothing is written without it. A mounted folder survives a disconnect.
+        resume: continue from the folder's newest checkpoint, if there is one.
+        parameters: optimiser parameter groups, each with its own "lr"; all parameters at ``learning_rate`` by default.
+        augment: ``(batch, generator) -> batch``, applied to every batch on the training device.
+        callbacks: called with the ``TrainingState`` every ``callback_every`` steps and at the end: pictures, scores.
+        tensorboard: also write TensorBoard logs to the folder.
+        progress: show a bar with loss and remaining time.
+
+    Returns:
+        the final ``TrainingState``. Ctrl-C, or stopping the cell, ends the run after the present step with a checkpoint
+        written and a usable model returned (a second Ctrl-C stops at once).
+
+    Raises:
+        ValueError: the folder holds a run with other settings, or the data set is smaller than a batch.
+        FileExistsError: ``resume=False`` and the folder holds a run already.
+        TrainingDiverged: the loss is not finite any more. DiskFull: no room for a checkpoint.
+    """
+    config = config or TrainingConfig()
+    folder = Path(folder) if folder is not None else None
+    if tensorboard and folder is None:
+        raise ValueError("tensorboard=True needs folder=…, where its logs go")
+    if len(dataset) < config.batch_size:
+        raise ValueError(f"the data set has {len(dataset)} examples, fewer than batch_size={config.batch_size}: take a smaller batch_size")
+
+    accelerator = _accelerator(config, folder if tensorboard else None)
+    share, remainder = divmod(config.batch_size, config.accumulate * accelerator.num_processes)
+    if remainder:
+        raise ValueError(f"batch_size={config.batch_size} must be a multiple of accumulate x processes = "
+                         f"{config.accumulate} x {accelerator.num_processes}")
+    denoiser.to(accelerator.device)
+    if config.channels_last:
+        denoiser.to(memory_format=torch.channels_last)
+    groups = [dict(g) for g in parameters] if parameters else [{"params": list(denoiser.parameters())}]
+    optimizer = torch.optim.Adam(groups, lr=config.learning_rate)
+    rates = [group["lr"] for group in optimizer.param_groups]
+    averaged = AveragedModel(denoiser, multi_avg_fn=_ema(config.ema_decay))
+    averaged.eval().requires_grad_(False)
+    state = TrainingState(denoiser, averaged.module)
+    network = torch.compile(denoiser) if config.compile else denoiser
+    network, optimizer = accelerator.prepare(network, optimizer)
+    store = None
+    if folder is not None:
+        store = _RunFolder(folder, _settings(denoiser, objective, config), config.keep, accelerator, optimizer, averaged)
+        store.open(state, resume)
+    if tensorboard:
+        accelerator.init_trackers("tensorboard")
+
+    batches = _batches(dataset, config, state.step, share, accelerator)
+    started, sums, since, saved_at = time.monotonic() - state.seconds, {}, 0, state.step
+    denoiser.train()
+    bar = tqdm(total=config.steps, initial=state.step, desc="training", unit="step", smoothing=0.05,
+               disable=not (progress and accelerator.is_main_process))
+
+    def write_log() -> None:
+        nonlocal sums, since
+        if not since:
+            return
+        means = {key: float(accelerator.reduce(torch.as_tensor(value / since, device=accelerator.device), "mean")) for key, value in sums.items()}
+        row = {"step": state.step, **means, "rate": config.rate(state.step - 1), "seconds": round(state.seconds, 2)}
+        if not math.isfinite(row["loss"]):
+            raise _diverged(state, store)
+        state.history.append(row)
+        if store:
+            store.append_log(row)
+        if tensorboard:
+            accelerator.log(means, step=state.step)
+        bar.set_postfix(loss=f"{row['loss']:.4f}")
+        sums, since = {}, 0
+
+    try:
+        with _one_interrupt_waits(state):
+            while state.step < config.steps and not state.interrupted:
+                factor = 0.0 if sabotaged() else config.rate(state.step)
+                for group, rate in zip(optimizer.param_groups, rates, strict=True):
+                    group["lr"] = rate * factor
+                for part in range(config.accumulate):
+                    generator = _seed_everything(config.seed, state.step, part, accelerator)
+                    batch = _to(next(batches), accelerator.device)
+                    batch = augment(batch, generator) if augment else batch
+                    with accelerator.accumulate(network):
+                        with accelerator.autocast():
+                            loss, log = objective(network, batch, generator)
+                        # reading a loss waits for the GPU, so there it is only checked when it is logged
+                        if loss.device.type == "cpu" and not torch.isfinite(loss):
+                            raise _diverged(state, store)
+                        accelerator.backward(loss)
+                        if accelerator.sync_gradients:
+                            accelerator.clip_grad_norm_(denoiser.parameters(), config.clip_norm)
+                        optimizer.step()
+                        optimizer.zero_grad()
+                    for key, value in {"loss": loss.detach(), **log}.items():
+                        sums[key] = sums.get(key, 0.0) + value / config.accumulate
+                averaged.update_parameters(denoiser)
+                state.step += 1
+                since += 1
+                state.seconds = time.monotonic() - started
+                bar.update()
+                due = state.step % config.save_every == 0 or state.step == config.steps
+                if due or state.step % config.log_every == 0:
+                    write_log()
+                if store and due:
+                    store.save(state)
+                    saved_at = state.step
+                if callbacks and (state.step % callback_every == 0 or state.step == config.steps):
+                    _call(callbacks, state, denoiser)
+            write_log()
+            if store and state.step > saved_at:
+                store.save(state)
+    finally:
+        bar.close()
+        denoiser.eval()
+        accelerator.unwrap_model(network, keep_fp32_wrapper=False)  # take autocast off the network's forward again
+        if tensorboard:
+            accelerator.end_training()
+    if state.interrupted and accelerator.is_main_process:
+        where = f"; run again to continue from {folder}" if folder else ""
+        print(f"Stopped by hand after step {state.step} of {config.steps}. The model is usable as it is{where}.")
+    return state
+
+
+# ---------------------------------------------------------------------- the pieces
+
+
+def _accelerator(config: TrainingConfig, logs: Path | None) -> Accelerator:
+    # accelerate keeps its settings for the life of the process and refuses others; a notebook may train twice
+    if AcceleratorState._shared_state and AcceleratorState().mixed_precision != config.mixed_precision:
+        AcceleratorState._reset_state()
+    return Accelerator(mixed_precision=config.mixed_precision, gradient_accumulation_steps=config.accumulate,
+                       log_with="tensorboard" if logs else None, project_dir=logs)
+
+
+def _ema(decay: float) -> Callable:
+    @torch.no_grad()
+    def update(averages: list[Tensor], values: list[Tensor], n: Tensor | int) -> None:
+        d = min(decay, (1 + int(n)) / (10 + int(n)))
+        torch._foreach_lerp_(averages, values, 1 - d)
+
+    return update
+
+
+class _Rows(Dataset):
+    """A tensor as a data set that hands out whole batches at once."""
+
+    def __init__(self, rows: Tensor):
+        self.rows = rows
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def __getitem__(self, index: int) -> Tensor:
+        return self.rows[index]
+
+    def __getitems__(self, indices: list[int]) -> Tensor:
+        return self.rows[indices]
+
+
+def _batches(dataset: Dataset | Tensor, config: TrainingConfig, start: int, share: int, accelerator: Accelerator) -> Iterator:
+    """This process's part of every batch from step ``start`` on: epochs in shuffled order, the order a function of the seed."""
+
+    def plan() -> Iterator[list[int]]:
+        n, epoch, order = len(dataset), -1, None
+        for position in range(start * config.batch_size, config.steps * config.batch_size, share * accelerator.num_processes):
+            mine = []
+            for i in range(position + accelerator.process_index * share, position + (accelerator.process_index + 1) * share):
+                if i // n != epoch:
+                    epoch = i // n
+                    order = np.random.default_rng([config.seed, epoch]).permutation(n)
+                mine.append(int(order[i % n]))
+            yield mine
+
+    dataset = _Rows(dataset) if isinstance(dataset, Tensor) else dataset
+    return iter(DataLoader(dataset, batch_sampler=_Sampler(plan), num_workers=config.workers, collate_fn=_collate,
+                           pin_memory=accelerator.device.type == "cuda"))
+
+
+@dataclass
+class _Sampler:
+    plan: Callable[[], Iterator[list[int]]]
+
+    def __iter__(self) -> Iterator[list[int]]:
+        return self.plan()
+
+
+def _collate(rows: Any) -> Any:
+    return default_collate(rows) if isinstance(rows, list) else rows  # a data set with __getitems__ may return a batch
+
+
+def _to(batch: Any, device: torch.device) -> Any:
+    if isinstance(batch, Mapping):
+        return {key: _to(value, device) for key, value in batch.items()}
+    return batch.to(device, non_blocking=True) if isinstance(batch, Tensor) else batch
+
+
+def _seed_everything(seed: int, step: int, part: int, accelerator: Accelerator) -> torch.Generator:
+    """A generator for this step, part and process; torch's own (dropout) is seeded alike."""
+    entropy = np.random.SeedSequence([seed, step, part, accelerator.process_index]).generate_state(1, np.uint64)[0]
+    torch.manual_seed(int(entropy >> np.uint64(1)))
+    return torch.Generator(accelerator.device).manual_seed(int(entropy >> np.uint64(1)))
+
+
+def _call(callbacks: Sequence[Callable], state: TrainingState, denoiser: nn.Module) -> None:
+    denoiser.eval()
+    for callback in callbacks:
+        callback(state)
+    denoiser.train()
+
+
+@contextmanager
+def _one_interrupt_waits(state: TrainingState) -> Iterator[None]:
+    """Let the first Ctrl-C end the run *between* two steps, where weights, averages and optimiser agree."""
+    if threading.current_thread() is not threading.main_thread():
+        yield  # signals reach the main thread only
+        return
+
+    def handler(number, frame):
+        if state.interrupted:
+            raise KeyboardInterrupt
+        state.interrupted = True
+
+    before = signal.signal(signal.SIGINT, handler)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, before)
+
+
+def _diverged(state: TrainingState, store: _RunFolder | None) -> TrainingDiverged:
+    kept = store.newest() if store else None
+    return TrainingDiverged(
+        f"the loss is not finite at step {state.step + 1}. Try a lower learning_rate, a longer warmup or, under fp16, "
+        f"mixed_precision='bf16' or 'no'. {f'The last good checkpoint is {kept}.' if kept else 'No checkpoint was written yet.'}"
+    )
+
+
+# ---------------------------------------------------------------------- the run's folder
+
+
+def _settings(denoiser: Model, objective: Objective, config: TrainingConfig) -> dict:
+    """All that must agree for a resume to continue the same run, as plain JSON."""
+    settings = {"model": type(denoiser).__name__, "objective": _describe(objective), "training": asdict(config)}
+    settings["model_config"] = dict(getattr(denoiser, "_hub_mixin_config", None) or {})
+    return json.loads(json.dumps(settings, default=str))
+
+
+def _describe(thing: Any) -> Any:
+    """A callable's settings: a data class by its fields, a function by its name (``repr`` would show its address)."""
+    if is_dataclass(thing):
+        return {"class": type(thing).__qualname__, **{f.name: _describe(getattr(thing, f.name)) for f in fields(thing)}}
+    if callable(thing):
+        return getattr(thing, "__qualname__", type(thing).__qualname__)
+    return thing if isinstance(thing, int | float | str | None) else repr(thing)
+
+
+MAY_CHANGE = {"steps", "log_every", "save_every", "keep", "workers", "compile"}  # they do not change what is computed
+
+
+@dataclass
+class _RunFolder:
+    folder: Path
+    settings: dict
+    keep: int
+    accelerator: Accelerator
+    optimizer: Any
+    averaged: AveragedModel
+
+    def open(self, state: TrainingState, resume: bool) -> None:
+        """Continue the folder's run, if there is one that agrees; else start a new one."""
+        checkpoints = self.checkpoints()
+        if checkpoints and not resume:
+            raise FileExistsError(f"{self.folder} holds a run already ({checkpoints[-1].name}): choose another folder, delete this one, or resume=True")
+        if checkpoints:
+            self._compare()
+            self._load(state, checkpoints)
+        self.accelerator.wait_for_everyone()
+        if self.accelerator.is_main_process:
+            with atomic_write(self.folder / "config.json") as path:
+                path.write_text(json.dumps(self.settings, indent=2) + "\n")
+            with atomic_write(self.folder / "log.jsonl") as path:  # without the lines after the checkpoint, which come again
+                path.write_text("".join(json.dumps(row) + "\n" for row in state.history))
+
+    def checkpoints(self) -> list[Path]:
+        return sorted(self.folder.glob("checkpoint-*.pt"))
+
+    def newest(self) -> Path | None:
+        return next(iter(self.checkpoints()[::-1]), None)
+
+    def append_log(self, row: dict) -> None:
+        if self.accelerator.is_main_process:
+            with (self.folder / "log.jsonl").open("a") as file:
+                file.write(json.dumps(row) + "\n")
+
+    def save(self, state: TrainingState) -> None:
+        """Write a checkpoint and the model, then remove old checkpoints; all or nothing."""
+        if not self.accelerator.is_main_process:
+            return
+        scaler = self.accelerator.scaler
+        content = {"step": state.step, "seconds": state.seconds, "denoiser": state.denoiser.state_dict(), "ema": self.averaged.state_dict(),
+                   "optimizer": self.optimizer.state_dict(), "scaler": scaler.state_dict() if scaler else None, "history": state.history}
+        with atomic_write(self.folder / f"checkpoint-{state.step:08d}.pt") as path:
+            torch.save(content, path)
+        if isinstance(state.ema, Model):
+            state.ema.save_pretrained(self.folder / "model")
+        for old in self.checkpoints()[: -self.keep]:
+            old.unlink()
+
+    def _compare(self) -> None:
+        file = self.folder / "config.json"
+        saved = json.loads(file.read_text()) if file.is_file() else {}
+        old, new = _flatten(saved), _flatten(self.settings)
+        may_change = MAY_CHANGE - ({"steps"} if old.get("training.decay") == "cosine" else set())  # its rate depends on them
+        differing = [f"  {key}: {old.get(key, 'absent')} there, {new.get(key, 'absent')} here"
+                     for key in sorted(old.keys() | new.keys()) if old.get(key) != new.get(key) and key.split(".")[-1] not in may_change]
+        if differing:
+            raise ValueError(f"{self.folder} holds a run with other settings; give this run another folder, or the same settings:\n" + "\n".join(differing))
+
+    def _load(self, state: TrainingState, checkpoints: list[Path]) -> None:
+        for path in reversed(checkpoints):
+            try:
+                content = torch.load(path, map_location=self.accelerator.device, weights_only=True)
+                break
+            except Exception as error:  # a damaged file fails in many ways; the one before it is still good
+                warnings.warn(f"{path} cannot be read ({error}); trying the checkpoint before it", stacklevel=4)
+        else:
+            raise ValueError(f"no checkpoint in {self.folder} can be read: delete the folder to start again")
+        state.denoiser.load_state_dict(content["denoiser"])
+        self.averaged.load_state_dict(content["ema"])
+        self.optimizer.load_state_dict(content["optimizer"])
+        if content["scaler"] and self.accelerator.scaler:
+            self.accelerator.scaler.load_state_dict(content["scaler"])
+        state.step, state.seconds, state.history[:] = content["step"], content["seconds"], content["history"]
+
+
+def _flatten(tree: Any, prefix: str = "") -> dict[str, Any]:
+    if not isinstance(tree, Mapping):
+        return {prefix: tree}
+    return {k: v for key, value in tree.items() for k, v in _flatten(value, f"{prefix}.{key}" if prefix else str(key)).items()}

@@ -1,0 +1,278 @@
+"""The parts of a notebook that a reader can move.
+
+    slider_gallery(frames, labels)           # a slider through pictures that are there already
+    noise_slider(images, noise_fn, T=1000)   # a slider over t whose pictures are computed when they are first needed
+    live_picture()                           # one picture in a cell's output that training replaces as it goes on
+
+The sliders send finished PNG pictures, so moving one costs no drawing. Exported to HTML without a running kernel they
+cannot compute, so each leaves a still picture in the page, which hides itself wherever the slider is shown.
+"""
+
+from __future__ import annotations
+
+import base64
+import functools
+import html
+import sys
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+from torch import Tensor
+
+from fdlib.images import Images, check_texts, image_grid, png_bytes
+
+try:
+    import ipywidgets
+    from IPython import get_ipython
+    from IPython.display import HTML, display
+except ImportError as error:
+    raise ImportError("fdlib.widgets needs ipywidgets: pip install 'fdlib[course]'") from error
+
+WIDEST = 1080  # pixels on the screen
+
+# Pages without widgets keep the still; where the slider itself was drawn after it, it hides. The outputs of a cell are
+# siblings in JupyterLab, Notebook 7 and exported pages alike.
+_STILL = """<style>
+.jp-OutputArea-child:has(.fdlib-still):has(+ .jp-OutputArea-child .jupyter-widgets) {{ display: none }}
+</style><figure class="fdlib-still" style="margin:0">{picture}
+<figcaption>{caption} (The slider needs a running notebook.)</figcaption></figure>"""
+
+
+class PictureSlider(ipywidgets.VBox):
+    """A slider below a picture that follows it; made by `slider_gallery` and `noise_slider`.
+
+    Attributes:
+        value: the slider's position, an index of the pictures (0 for the first); set it to move the slider.
+        slider, picture, play: the widgets it is made of; ``play`` is None without play button.
+    """
+
+    def __init__(
+        self,
+        render: Callable[[int], bytes],
+        count: int,
+        labels: Sequence[str] | None,
+        description: str,
+        value: int,
+        width: int,
+        play: bool,
+        interval: int,
+        caption: Callable[[int], str] | None = None,
+    ):
+        if not 0 <= value < count:
+            raise ValueError(f"value must be one of 0 .. {count - 1}, got {value}")
+        self._render, self._caption, self._labels, self._description = render, caption, labels, description
+        self.picture = ipywidgets.Image(value=render(value), format="png", width=width)
+        self.picture.layout.max_width = "100%"
+        self.picture.layout.object_fit = "contain"
+        self.picture.add_class("fdlib-picture")
+        common = {"description": description, "continuous_update": True, "layout": {"width": "min(100%, 480px)"}}
+        if labels is None:
+            self.slider = ipywidgets.IntSlider(value=value, min=0, max=count - 1, **common)
+            self._position = "value"
+        else:
+            options = [(str(label), i) for i, label in enumerate(labels)]
+            self.slider = ipywidgets.SelectionSlider(options=options, value=value, **common)
+            self._position = "index"
+        self._note = ipywidgets.HTML()
+        controls = [self.slider]
+        self.play = None
+        if play:
+            self.play = ipywidgets.Play(value=value, min=0, max=count - 1, interval=interval)
+            # Through the kernel, which draws the picture anyway: a link between the browser's widgets would run ahead.
+            self._link = ipywidgets.link((self.play, "value"), (self.slider, self._position))
+            controls.insert(0, self.play)
+        self.slider.observe(self._move, names=self._position)
+        self._write_note(value)
+        row = ipywidgets.HBox(controls, layout={"align_items": "center"})
+        super().__init__([self.picture, row, *([self._note] if caption else [])])
+
+    @property
+    def value(self) -> int:
+        return getattr(self.slider, self._position)
+
+    @value.setter
+    def value(self, index: int) -> None:
+        setattr(self.slider, self._position, index)
+
+    def _move(self, change: dict[str, Any]) -> None:
+        self.picture.value = self._render(change["new"])
+        self._write_note(change["new"])
+
+    def _write_note(self, index: int) -> None:
+        if self._caption:
+            self._note.value = html.escape(self._caption(index))
+
+    def _ipython_display_(self, **kwargs) -> None:
+        """Show a still for pages without widgets, then the widget itself."""
+        if "google.colab" not in sys.modules:  # Colab puts outputs together in another way: both would be seen
+            where = self._labels[self.value] if self._labels is not None else self.value
+            text = html.escape(f"{self._description} = {where}")
+            still = _img(self.picture.value, text, int(self.picture.width))
+            display(HTML(_STILL.format(picture=still, caption=text)), metadata={"fdlib": "still"})
+        if hasattr(super(), "_ipython_display_"):  # ipywidgets 7, which Colab has
+            super()._ipython_display_(**kwargs)
+        else:
+            display(self._repr_mimebundle_(**kwargs), raw=True)
+
+
+def slider_gallery(
+    frames: Sequence[Any] | Tensor | np.ndarray,
+    labels: Sequence[Any] | None = None,
+    description: str = "t",
+    value: int = 0,
+    columns: int = 8,
+    scale: int | None = None,
+    play: bool = False,
+    interval: int = 150,
+) -> PictureSlider:
+    """A slider through pictures that are there already.
+
+    Args:
+        frames: S pictures: a tensor (S, C, H, W) of images or (S, B, C, H, W) of grids in [-1, 1], or a list whose
+            entries are such images, RGB arrays uint8 (H, W, 3), or matplotlib figures; all of one size.
+        labels: one a frame, shown beside the slider ("999", "DDIM", …); by default the index.
+        description: what the slider moves.
+        value: the frame to begin with.
+        columns: images a row, where a frame is a batch.
+        scale: screen pixels an image pixel; by default as fits.
+        play: add a play button that shows a frame every `interval` milliseconds.
+
+    Raises:
+        ValueError: no frames, frames of different sizes, or not one label for each.
+    """
+    if len(frames) == 0:
+        raise ValueError("frames is empty")
+    check_texts(labels, len(frames), "frames")
+    pictures = [_pixels(frame, columns) for frame in frames]
+    if len({pixels.shape for pixels in pictures}) > 1:
+        raise ValueError(f"frames must have one size, got {sorted({pixels.shape[:2] for pixels in pictures})}")
+    encoded = [png_bytes(pixels) for pixels in pictures]
+    texts = [str(label) for label in labels] if labels is not None else None
+    width = _width(pictures[0], scale)
+    return PictureSlider(encoded.__getitem__, len(encoded), texts, description, value, width, play, interval)
+
+
+def noise_slider(
+    images: Images | None,
+    noise_fn: Callable[[int], Images],
+    T: int = 1000,
+    description: str = "t",
+    value: int = 0,
+    columns: int = 8,
+    scale: int | None = None,
+    caption: Callable[[int], str] | None = None,
+    play: bool = False,
+    interval: int = 100,
+) -> PictureSlider:
+    """A slider over t = 0 .. T-1 that shows what `noise_fn` makes of t.
+
+    Args:
+        images: shown unchanged above, to compare with; None for none.
+        noise_fn: t -> images, e.g. ``lambda t: add_noise(schedule, images, t, noise)``. Called once for each t that
+            is looked at. Draw the noise beforehand: if it were new at each t, the picture would flicker.
+        T: number of times.
+        description: what the slider moves.
+        value: the t to begin with.
+        columns: images a row.
+        scale: screen pixels an image pixel; by default as fits.
+        caption: t -> a line of text below the slider.
+        play: add a play button that advances t every `interval` milliseconds.
+    """
+    above = _pixels(images, columns) if images is not None else None
+
+    def picture(t: int) -> np.ndarray:
+        pixels = _pixels(noise_fn(t), columns)
+        if above is None:
+            return pixels
+        if above.shape[1] != pixels.shape[1]:
+            raise ValueError(
+                f"noise_fn({t}) must give as many images, as wide, as images; its row is {pixels.shape[1]} "
+                f"pixels wide instead of {above.shape[1]}"
+            )
+        return np.concatenate([above, np.full_like(above[:4], 255), pixels])
+
+    @functools.lru_cache(maxsize=256)
+    def render(t: int) -> bytes:
+        return png_bytes(picture(t))
+
+    width = _width(picture(value), scale)
+    return PictureSlider(render, T, None, description, value, width, play, interval, caption)
+
+
+class LivePicture:
+    """One picture in a cell's output that is replaced again and again; see `live_picture`.
+
+    Attributes:
+        pixels: what was shown last, uint8 (H, W, 3), or None; caption: its text.
+    """
+
+    def __init__(self, draw: Callable[[Any], Any] | None = None, columns: int = 8, scale: int | None = None):
+        self.pixels: np.ndarray | None = None
+        self.caption = ""
+        self._draw, self._columns, self._scale = draw, columns, scale
+        self._handle = None
+
+    def update(self, picture: Any, caption: str = "") -> None:
+        """Show images (see `slider_gallery` for what is accepted) in place of the last ones, with a line of text."""
+        self.pixels, self.caption = _pixels(picture, self._columns), caption
+        if not _in_notebook():
+            return
+        text = html.escape(caption)
+        image = _img(png_bytes(self.pixels), text, _width(self.pixels, self._scale))
+        figure = HTML(f'<figure style="margin:0">{image}<figcaption>{text}</figcaption></figure>')
+        if self._handle is None:
+            self._handle = display(figure, display_id=True)
+        else:
+            self._handle.update(figure)
+
+    def __call__(self, state: Any) -> None:
+        """As a callback: draw from `state` and show it, with the step it was at."""
+        if self._draw is None:
+            raise TypeError("to be used as a callback, live_picture needs a function: live_picture(draw)")
+        result = self._draw(state)
+        picture, caption = result if isinstance(result, tuple) else (result, "")
+        self.update(picture, caption or (f"step {state.step}" if hasattr(state, "step") else ""))
+
+
+def live_picture(draw: Callable[[Any], Any] | None = None, columns: int = 8, scale: int | None = None) -> LivePicture:
+    """A picture that training replaces as it goes on; the last one stays in the notebook and in exports of it.
+
+        train(..., callbacks=[live_picture(lambda state: sample(state.ema))])
+
+    Outside a notebook it shows nothing, so scripts and tests may use the same callback.
+
+    Args:
+        draw: state -> images, or (images, caption), when it is used as a callback; else call ``.update``.
+        columns: images a row.
+        scale: screen pixels an image pixel; by default as fits.
+    """
+    return LivePicture(draw, columns, scale)
+
+
+def _pixels(frame: Any, columns: int) -> np.ndarray:
+    """One picture, uint8 (H, W, 3), of an RGB array, of images, or of a matplotlib figure."""
+    if hasattr(frame, "canvas") and hasattr(frame, "savefig"):
+        frame.canvas.draw()
+        return np.asarray(frame.canvas.buffer_rgba())[..., :3].copy()
+    if isinstance(frame, np.ndarray) and frame.dtype == np.uint8 and frame.ndim == 3 and frame.shape[-1] == 3:
+        return frame
+    return image_grid(frame, columns)
+
+
+def _width(pixels: np.ndarray, scale: int | None) -> int:
+    """The width on the screen: small grids are enlarged by a whole number, large ones fit the page."""
+    width = pixels.shape[1]
+    return width * scale if scale else min(WIDEST, width * max(1, min(4, 720 // width)))
+
+
+def _img(png: bytes, text: str, width: int) -> str:
+    data = base64.b64encode(png).decode()
+    style = "image-rendering:pixelated;max-width:100%"
+    return f'<img alt="{text}" width="{width}" style="{style}" src="data:image/png;base64,{data}">'
+
+
+def _in_notebook() -> bool:
+    """Whether a Jupyter kernel runs this code; a plain or an IPython terminal shows no pictures."""
+    shell = get_ipython()
+    return shell is not None and hasattr(shell, "kernel")
