@@ -7,6 +7,7 @@ process, one set of samplers and one training loop serve them all.
 from __future__ import annotations
 
 import contextlib
+import errno
 import io
 import json
 import os
@@ -19,6 +20,7 @@ from typing import Literal
 
 import torch
 from huggingface_hub import PyTorchModelHubMixin
+from safetensors import SafetensorError
 from torch import Tensor, nn
 
 Quantity = Literal["noise", "x0", "velocity"]
@@ -100,8 +102,9 @@ class Model(nn.Module, PyTorchModelHubMixin, library_name="fdlib", license="apac
                 if file.name != "README.md" or not (folder / "README.md").exists():
                     file.chmod(0o644)  # safetensors writes for the owner alone
                     os.replace(file, folder / file.name)
-        except OSError as error:
-            raise OSError(error.errno, f"could not save the model to {folder} ({error.strerror}); nothing there was changed") from error
+        except (OSError, SafetensorError) as error:  # safetensors wraps the system's errors in its own
+            number = errno.ENOSPC if "No space left" in str(error) else getattr(error, "errno", None) or errno.EIO
+            raise OSError(number, f"could not save the model to {folder} ({error}); nothing there was changed") from error
         finally:
             shutil.rmtree(staging, ignore_errors=True)
         return result
@@ -112,14 +115,17 @@ class Model(nn.Module, PyTorchModelHubMixin, library_name="fdlib", license="apac
 
         Raises:
             FileNotFoundError: the folder lacks config.json or model.safetensors.
-            ValueError: the folder holds another kind of model, or weights that do not fit its configuration.
+            ValueError: the folder holds another kind of model, damaged files, or weights that do not fit its configuration.
         """
         folder = Path(pretrained_model_name_or_path)
         if folder.is_dir():
             for name in ("config.json", "model.safetensors"):
                 if not (folder / name).is_file():
                     raise FileNotFoundError(f"{folder} has no {name}: it is no folder written by save_pretrained")
-            saved = json.loads((folder / "config.json").read_text()).get("class", cls.__name__)
+            try:
+                saved = json.loads((folder / "config.json").read_text()).get("class", cls.__name__)
+            except ValueError as error:
+                raise ValueError(f"{folder / 'config.json'} is damaged ({error}): save or download the model again") from error
             if saved != cls.__name__:
                 raise ValueError(f"{folder} holds a {saved}, not a {cls.__name__}: load it with {saved}.from_pretrained")
         elif folder.is_absolute() or len(folder.parts) != 2:  # hub ids look like "owner/name"
@@ -128,8 +134,12 @@ class Model(nn.Module, PyTorchModelHubMixin, library_name="fdlib", license="apac
             options.setdefault("strict", True)
             with contextlib.redirect_stdout(io.StringIO()):  # the mixin prints where it loads from
                 return super().from_pretrained(str(pretrained_model_name_or_path), **options)
+        except SafetensorError as error:
+            raise ValueError(f"the weights in {pretrained_model_name_or_path} are damaged or cut short ({error}): save or "
+                             "download the model again") from error
         except RuntimeError as error:
-            raise ValueError(f"the weights in {pretrained_model_name_or_path} do not fit a {cls.__name__} of its config.json: {error}") from error
+            raise ValueError(f"the weights in {pretrained_model_name_or_path} do not fit a {cls.__name__} of its config.json: "
+                             f"{error}") from error
 
 
 class Denoiser(Model):
@@ -142,7 +152,8 @@ class Denoiser(Model):
         raise TypeError(f"{type(self).__name__} must define forward(x_t, t, **condition) -> Prediction")
 
 
-def check_images(images: Tensor, name: str = "images", channels: int | None = None, size: int | None = None, tolerance: float = 1e-3) -> None:
+def check_images(images: Tensor, name: str = "images", channels: int | None = None, size: int | None = None,
+                 tolerance: float = 1e-3) -> None:
     """Refuse what is no batch of clean images: float (B, C, H, W) in [-1, 1].
 
     Raises:
@@ -164,8 +175,8 @@ def check_size(images: Tensor, name: str = "x_t", channels: int | None = None, s
     if channels is not None and images.shape[1] != channels:
         raise ValueError(f"{name} must have {channels} channels, got {images.shape[1]} in {tuple(images.shape)}")
     if size is not None and images.shape[2:] != (size, size):
-        raise ValueError(f"{name} must be {size}x{size} pixels for this model, got {images.shape[2]}x{images.shape[3]}: resize them, "
-                         f"or build the model with image_size={images.shape[2]}")
+        raise ValueError(f"{name} must be {size}x{size} pixels for this model, got {images.shape[2]}x{images.shape[3]}: "
+                         f"resize them, or build the model with image_size={images.shape[2]}")
 
 
 def batch_images(batch: Tensor | Mapping) -> Tensor:

@@ -45,6 +45,8 @@ class GaussianMixtureOracle(nn.Module):
         weights = torch.ones(K, dtype=means.dtype) if weights is None else torch.as_tensor(weights, dtype=means.dtype)
         if weights.shape != (K,) or not (weights > 0).all():
             raise ValueError(f"weights must be {K} positive numbers, got {weights.tolist()}")
+        if not torch.allclose(covariances, covariances.mT):
+            raise ValueError("covariances must be symmetric")
         variances, axes = torch.linalg.eigh(covariances)
         if not (variances > 0).all():
             raise ValueError("covariances must be positive definite: the smallest eigenvalue is "
@@ -125,8 +127,8 @@ class GaussianOracle(GaussianMixtureOracle):
     """
 
     def __init__(self, schedule: NoiseSchedule, mean: Tensor, covariance: Tensor | float):
-        covariance = torch.as_tensor(covariance)
-        super().__init__(schedule, torch.as_tensor(mean)[None], covariance[None])
+        mean = torch.as_tensor(mean)
+        super().__init__(schedule, mean[None], torch.as_tensor(covariance, dtype=mean.dtype)[None])
 
     def flow(self, x_t: Tensor, t: int, t_next: int) -> Tensor:
         """Where the probability-flow ODE carries x_t from time t to t_next, exactly.

@@ -13,7 +13,7 @@ from typing import Literal
 
 from torch.utils.data import Dataset
 
-from fdlib.process import DenoisingObjective, PowerT
+from fdlib.process import DenoisingObjective, PowerT, uniform_t
 from fdlib.schedule import NoiseSchedule
 from fdlib.training import TrainingConfig
 from fdlib.unet import UNet
@@ -105,8 +105,8 @@ class Experiment:
     training: TrainingConfig = field(default_factory=TrainingConfig)
 
     def objective(self) -> DenoisingObjective:
-        schedule = self.schedule.build()
-        return DenoisingObjective(schedule) if self.schedule.power == 1 else DenoisingObjective(schedule, PowerT(self.schedule.power))
+        timesteps = uniform_t if self.schedule.power == 1 else PowerT(self.schedule.power)
+        return DenoisingObjective(self.schedule.build(), timesteps)
 
 
 def _small(image_size: int, multipliers: Sequence[int], attention: Sequence[int]) -> Architecture:
@@ -122,7 +122,8 @@ PRESETS: dict[str, tuple[str, Experiment]] = {
     "photos64-small": (
         "Your own pictures at 64 px, for 2 CPU cores.",
         Experiment(_small(64, (1, 2, 3), (8,)), Data("photos", flip=True), Schedule(),
-                   TrainingConfig(steps=10_000, batch_size=32, learning_rate=5e-4, warmup=200, ema_decay=0.999, save_every=500)),
+                   TrainingConfig(steps=10_000, batch_size=32, learning_rate=5e-4, warmup=200, ema_decay=0.999,
+                                  save_every=500)),
     ),
     "flower64": (
         "Thesis 2.4 at 64 px (Flower): 8 GPUs, 50 000 steps. The plain U-Net, its baseline.",

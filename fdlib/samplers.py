@@ -112,7 +112,8 @@ def ddpm(denoiser: Denoiser, schedule: NoiseSchedule, x_T: Tensor, steps: int | 
     """
     if sigma not in ("beta", "posterior"):
         raise ValueError(f'sigma must be "beta" or "posterior", got {sigma!r}')
-    run = _Run(denoiser, schedule, x_T, schedule.T if steps is None else steps, timesteps, callback, condition or {}, clip_x0, progress)
+    steps = schedule.T if steps is None else steps
+    run = _Run(denoiser, schedule, x_T, steps, timesteps, callback, condition or {}, clip_x0, progress)
     x = x_T
     for i, t, t_next in run.steps():
         prediction, x0, _ = run.evaluate(x, t)
@@ -174,10 +175,10 @@ def dpm_solver_pp(denoiser: Denoiser, schedule: NoiseSchedule, x_T: Tensor, step
         prediction, x0, _ = run.evaluate(x, t)
         (a, s), (a_next, s_next) = schedule.at(t, x), schedule.at(t_next, x)
         shrink = a * s_next / (s * a_next)  # e^{-h}; 0 on the step onto the clean image
-        h = -shrink.double().log() if t_next != CLEAN else None
+        h = _lambda(schedule, t_next) - _lambda(schedule, t) if t_next != CLEAN else None
         D = x0
         if x0_before is not None and h is not None:
-            D = x0 + (x0 - x0_before) / (2 * (h_before / h).to(x.dtype))
+            D = x0 + (x0 - x0_before) / (2 * h_before / h)
         x_t, x = x, s_next / s * x + a_next * (1 - shrink) * D
         x0_before, h_before = x0, h
         run.report(i, t, t_next, x_t, x, x0, prediction)
@@ -238,6 +239,11 @@ def ddim_invert(denoiser: Denoiser, schedule: NoiseSchedule, x0: Tensor, steps: 
     return x
 
 
+def _lambda(schedule: NoiseSchedule, t: int) -> float:
+    """log(a_t / s_t), in float64 whatever the batch's dtype: differences of it are small."""
+    return float(torch.log(schedule.a[t] / schedule.s[t]))
+
+
 def _randn_like(x: Tensor, generator: torch.Generator | None) -> Tensor:
     return torch.randn(x.shape, generator=generator, device=x.device, dtype=x.dtype)
 
@@ -247,5 +253,6 @@ def _check_grid(timesteps: Sequence[int], T: int) -> list[int]:
     if len(grid) < 2 or any(t <= t_next for t, t_next in pairwise(grid)):
         raise ValueError(f"timesteps must be two or more strictly decreasing times, got {grid[:6]}")
     if grid[0] >= T or grid[-1] < CLEAN:
-        raise ValueError(f"timesteps must lie in {T - 1} .. 0, or end with {CLEAN} for the clean image; got {grid[0]} .. {grid[-1]}")
+        raise ValueError(f"timesteps must lie in {T - 1} .. 0, or end with {CLEAN} for the clean image; "
+                         f"got {grid[0]} .. {grid[-1]}")
     return grid

@@ -115,9 +115,10 @@ class NoiseSchedule:
             if t == CLEAN:
                 return like.new_ones(()), like.new_zeros(())
             t = torch.tensor(t)
-        t = check_timesteps(t, self.T, batch=None if t.ndim == 0 else len(like))
+        t = check_timesteps(t, self.T, batch=len(like) if isinstance(t, Tensor) and t.ndim else None)
         shape = (-1,) + (1,) * (like.ndim - 1) if t.ndim else ()
-        table = torch.stack([self.a, self.s]).to(like.device)[:, t.to(like.device)].to(like.dtype)
+        table = torch.stack([self.a, self.s]).to(like.dtype)  # before it moves: MPS has no float64
+        table = table.to(like.device)[:, t.to(like.device).long()]
         return table[0].reshape(shape), table[1].reshape(shape)
 
     def __repr__(self) -> str:
@@ -130,7 +131,8 @@ def check_timesteps(t: Tensor, T: int, batch: int | None = None) -> Tensor:
         kind = t.dtype if isinstance(t, Tensor) else type(t).__name__
         raise TypeError(f"t must be an integer index or a tensor of integer indices 0 .. {T - 1}, got {kind}")
     if t.numel() and not (0 <= int(t.min()) and int(t.max()) < T):
-        raise ValueError(f"t must lie in 0 .. {T - 1} (this schedule has T = {T} steps, counted from 0), got {int(t.min())} .. {int(t.max())}")
+        raise ValueError(f"t must lie in 0 .. {T - 1} (this schedule has T = {T} steps, counted from 0), "
+                         f"got {int(t.min())} .. {int(t.max())}")
     if batch is not None and t.shape != (batch,):
         raise ValueError(f"t must hold one index an image, shape ({batch},), got {tuple(t.shape)}")
     return t

@@ -157,7 +157,8 @@ def train(denoiser: Model, objective: Objective, dataset: Dataset | Tensor, conf
     if tensorboard and folder is None:
         raise ValueError("tensorboard=True needs folder=…, where its logs go")
     if len(dataset) < config.batch_size:
-        raise ValueError(f"the data set has {len(dataset)} examples, fewer than batch_size={config.batch_size}: take a smaller batch_size")
+        raise ValueError(f"the data set has {len(dataset)} examples, fewer than batch_size={config.batch_size}: "
+                         "take a smaller batch_size")
 
     accelerator = _accelerator(config, folder if tensorboard else None)
     share, remainder = divmod(config.batch_size, config.accumulate * accelerator.num_processes)
@@ -173,12 +174,12 @@ def train(denoiser: Model, objective: Objective, dataset: Dataset | Tensor, conf
     averaged = AveragedModel(denoiser, multi_avg_fn=_ema(config.ema_decay))
     averaged.eval().requires_grad_(False)
     state = TrainingState(denoiser, averaged.module)
-    network = torch.compile(denoiser) if config.compile else denoiser
-    network, optimizer = accelerator.prepare(network, optimizer)
     store = None
     if folder is not None:
         store = _RunFolder(folder, _settings(denoiser, objective, config), config.keep, accelerator, optimizer, averaged)
         store.open(state, resume)
+    network = torch.compile(denoiser) if config.compile else denoiser
+    network, optimizer = accelerator.prepare(network, optimizer)
     if tensorboard:
         accelerator.init_trackers("tensorboard")
 
@@ -192,10 +193,12 @@ def train(denoiser: Model, objective: Objective, dataset: Dataset | Tensor, conf
         nonlocal sums, since
         if not since:
             return
-        means = {key: float(accelerator.reduce(torch.as_tensor(value / since, device=accelerator.device), "mean")) for key, value in sums.items()}
+        means = {key: float(accelerator.reduce(torch.as_tensor(value / since, device=accelerator.device), "mean"))
+                 for key, value in sums.items()}
         row = {"step": state.step, **means, "rate": config.rate(state.step - 1), "seconds": round(state.seconds, 2)}
-        if not math.isfinite(row["loss"]):
-            raise _diverged(state, store)
+        # after a finite loss the gradient may still have been infinite; such weights must not become the last good checkpoint
+        if not math.isfinite(row["loss"]) or not all(p.isfinite().all() for p in denoiser.parameters()):
+            raise _diverged(state.step, store)
         state.history.append(row)
         if store:
             store.append_log(row)
@@ -219,7 +222,7 @@ def train(denoiser: Model, objective: Objective, dataset: Dataset | Tensor, conf
                             loss, log = objective(network, batch, generator)
                         # reading a loss waits for the GPU, so there it is only checked when it is logged
                         if loss.device.type == "cpu" and not torch.isfinite(loss):
-                            raise _diverged(state, store)
+                            raise _diverged(state.step + 1, store)
                         accelerator.backward(loss)
                         if accelerator.sync_gradients:
                             accelerator.clip_grad_norm_(denoiser.parameters(), config.clip_norm)
@@ -361,10 +364,10 @@ def _one_interrupt_waits(state: TrainingState) -> Iterator[None]:
         signal.signal(signal.SIGINT, before)
 
 
-def _diverged(state: TrainingState, store: _RunFolder | None) -> TrainingDiverged:
+def _diverged(step: int, store: _RunFolder | None) -> TrainingDiverged:
     kept = store.newest() if store else None
     return TrainingDiverged(
-        f"the loss is not finite at step {state.step + 1}. Try a lower learning_rate, a longer warmup or, under fp16, "
+        f"the loss or the weights are not finite at step {step}. Try a lower learning_rate, a longer warmup or, under fp16, "
         f"mixed_precision='bf16' or 'no'. {f'The last good checkpoint is {kept}.' if kept else 'No checkpoint was written yet.'}"
     )
 
@@ -404,7 +407,8 @@ class _RunFolder:
         """Continue the folder's run, if there is one that agrees; else start a new one."""
         checkpoints = self.checkpoints()
         if checkpoints and not resume:
-            raise FileExistsError(f"{self.folder} holds a run already ({checkpoints[-1].name}): choose another folder, delete this one, or resume=True")
+            raise FileExistsError(f"{self.folder} holds a run already ({checkpoints[-1].name}): choose another folder, "
+                                  "delete this one, or resume=True")
         if checkpoints:
             self._compare()
             self._load(state, checkpoints)
@@ -431,13 +435,16 @@ class _RunFolder:
         if not self.accelerator.is_main_process:
             return
         scaler = self.accelerator.scaler
-        content = {"step": state.step, "seconds": state.seconds, "denoiser": state.denoiser.state_dict(), "ema": self.averaged.state_dict(),
-                   "optimizer": self.optimizer.state_dict(), "scaler": scaler.state_dict() if scaler else None, "history": state.history}
-        with atomic_write(self.folder / f"checkpoint-{state.step:08d}.pt") as path:
+        content = {"step": state.step, "seconds": state.seconds, "history": state.history,
+                   "denoiser": state.denoiser.state_dict(), "ema": self.averaged.state_dict(),
+                   "optimizer": self.optimizer.state_dict(), "scaler": scaler.state_dict() if scaler else None}
+        name = f"checkpoint-{state.step:08d}.pt"
+        with atomic_write(self.folder / name) as path:
             torch.save(content, path)
         if isinstance(state.ema, Model):
             state.ema.save_pretrained(self.folder / "model")
-        for old in self.checkpoints()[: -self.keep]:
+        written = [path for path in self.checkpoints() if path.name <= name]  # a damaged later one counts for nothing
+        for old in written[: -self.keep]:
             old.unlink()
 
     def _compare(self) -> None:
@@ -446,9 +453,11 @@ class _RunFolder:
         old, new = _flatten(saved), _flatten(self.settings)
         may_change = MAY_CHANGE - ({"steps"} if old.get("training.decay") == "cosine" else set())  # its rate depends on them
         differing = [f"  {key}: {old.get(key, 'absent')} there, {new.get(key, 'absent')} here"
-                     for key in sorted(old.keys() | new.keys()) if old.get(key) != new.get(key) and key.split(".")[-1] not in may_change]
+                     for key in sorted(old.keys() | new.keys())
+                     if old.get(key) != new.get(key) and key.split(".")[-1] not in may_change]
         if differing:
-            raise ValueError(f"{self.folder} holds a run with other settings; give this run another folder, or the same settings:\n" + "\n".join(differing))
+            raise ValueError(f"{self.folder} holds a run with other settings; give this run another folder, or the same "
+                             "settings:\n" + "\n".join(differing))
 
     def _load(self, state: TrainingState, checkpoints: list[Path]) -> None:
         for path in reversed(checkpoints):

@@ -72,7 +72,8 @@ class SelfAttention(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         B, C, H, W = x.shape
         h = self.norm(x).flatten(2).transpose(1, 2)  # (B, HW, C)
-        q, k, v = self.qkv(h).reshape(B, H * W, 3, self.heads, C // self.heads).permute(2, 0, 3, 1, 4)  # each (B, heads, HW, C/heads)
+        # each of q, k, v: (B, heads, HW, C/heads)
+        q, k, v = self.qkv(h).reshape(B, H * W, 3, self.heads, C // self.heads).permute(2, 0, 3, 1, 4)
         h = F.scaled_dot_product_attention(q, k, v).transpose(1, 2).reshape(B, H * W, C)
         return x + self.out(h).transpose(1, 2).reshape(B, C, H, W)
 
@@ -165,7 +166,8 @@ class Decoder(nn.Module):
         self.layers = nn.ModuleList()
         for level, multiplier in reversed(list(enumerate(multipliers))):
             for _ in range(blocks + 1):
-                self.layers.append(Stage(width + skips.pop(), channels * multiplier, channels_emb, heads if size in attention else 0, dropout))
+                heads_here = heads if size in attention else 0
+                self.layers.append(Stage(width + skips.pop(), channels * multiplier, channels_emb, heads_here, dropout))
                 width = channels * multiplier
             if level > 0:
                 self.layers.append(Upsample(width))
@@ -196,7 +198,7 @@ class UNet(Denoiser):
         predicts: "noise", "x0" or "velocity".
 
     >>> UNet(image_size=64, channels=128, multipliers=(1, 2, 3, 4), blocks=3).parameter_count   # 108.6 million
-    108554243
+    108577155
     """
 
     def __init__(self, image_size: int, channels: int = 128, multipliers: Sequence[int] = (1, 2, 3, 4), blocks: int = 3,
@@ -206,7 +208,8 @@ class UNet(Denoiser):
         check_stages(image_size, channels, multipliers, blocks, heads, fold)
         if predicts not in QUANTITIES:
             raise ValueError(f"predicts must be one of {', '.join(QUANTITIES)}, got {predicts!r}")
-        self.image_size, self.image_channels, self.fold, self.classes, self.predicts = image_size, image_channels, fold, classes, predicts
+        self.image_size, self.image_channels, self.fold = image_size, image_channels, fold
+        self.classes, self.predicts = classes, predicts
         size, pixels, channels_emb = image_size // fold, image_channels * fold**2, 4 * channels
         shape = dict(channels=channels, multipliers=multipliers, blocks=blocks, attention=attention, heads=heads,
                      channels_emb=channels_emb, dropout=dropout)
@@ -235,10 +238,13 @@ class TimeEmbedding(nn.Module):
         self.label = nn.Embedding(classes, channels_emb) if classes else None
 
     def forward(self, t: Tensor, label: Tensor | None = None) -> Tensor:
-        emb = self.mlp(timestep_embedding(t, self.channels))
+        if not isinstance(t, Tensor) or t.ndim != 1:
+            raise TypeError(f"t must be a tensor (B,) with one index an image, got {t!r}: for one index use torch.full((B,), t)")
+        emb = self.mlp(timestep_embedding(t, self.channels).to(self.mlp[0].weight.dtype))
         if (label is None) != (self.label is None):
             raise ValueError("this model was built without classes: call it without label" if self.label is None else
-                             f"this model was built with classes={self.classes}: pass label, a (B,) tensor of 0 .. {self.classes - 1}")
+                             f"this model was built with classes={self.classes}: pass label, "
+                             f"a (B,) tensor of 0 .. {self.classes - 1}")
         return F.silu(emb if label is None else emb + self.label(label))
 
 
@@ -252,4 +258,5 @@ def check_stages(image_size: int, channels: int, multipliers: Sequence[int], blo
         raise ValueError(f"image_size={image_size} does not fit {len(multipliers)} stages with fold={fold}: it is halved "
                          f"{len(multipliers) - 1} times after folding, so it must be a multiple of {divisor}")
     if heads < 1 or any(channels * m % heads for m in multipliers):
-        raise ValueError(f"heads={heads} must divide every stage's width, channels * multipliers = {[channels * m for m in multipliers]}")
+        raise ValueError(f"heads={heads} must divide every stage's width, channels * multipliers = "
+                         f"{[channels * m for m in multipliers]}")

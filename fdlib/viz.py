@@ -120,8 +120,13 @@ def _styled(draw: Callable) -> Callable:
 
     @functools.wraps(draw)
     def wrapper(*args, **kwargs):
-        with mpl.rc_context(STYLE):
+        # not mpl.rc_context: that would also undo `interactive`, which a notebook's backend sets when it is first used
+        before = {name: mpl.rcParams[name] for name in STYLE}
+        mpl.rcParams.update(STYLE)
+        try:
             result = draw(*args, **kwargs)
+        finally:
+            mpl.rcParams.update(before)
         if isinstance(result, Figure):
             plt.close(result)  # forget it, do not destroy it: see the module's head
         return result

@@ -34,7 +34,7 @@ WIDEST = 1080  # pixels on the screen
 # Pages without widgets keep the still; where the slider itself was drawn after it, it hides. The outputs of a cell are
 # siblings in JupyterLab, Notebook 7 and exported pages alike.
 _STILL = """<style>
-.jp-OutputArea-child:has(.fdlib-still):has(+ .jp-OutputArea-child .jupyter-widgets) {{ display: none }}
+.jp-OutputArea-child:has(.fdlib-still):has(+ .jp-OutputArea-child .fdlib-picture) {{ display: none }}
 </style><figure class="fdlib-still" style="margin:0">{picture}
 <figcaption>{caption} (The slider needs a running notebook.)</figcaption></figure>"""
 
@@ -149,7 +149,7 @@ def slider_gallery(
         raise ValueError(f"frames must have one size, got {sorted({pixels.shape[:2] for pixels in pictures})}")
     encoded = [png_bytes(pixels) for pixels in pictures]
     texts = [str(label) for label in labels] if labels is not None else None
-    width = _width(pictures[0], scale)
+    width = _width(pictures[0], scale, frames[0])
     return PictureSlider(encoded.__getitem__, len(encoded), texts, description, value, width, play, interval)
 
 
@@ -196,7 +196,7 @@ def noise_slider(
     def render(t: int) -> bytes:
         return png_bytes(picture(t))
 
-    width = _width(picture(value), scale)
+    width = _width(picture(value), scale, None)
     return PictureSlider(render, T, None, description, value, width, play, interval, caption)
 
 
@@ -219,7 +219,7 @@ class LivePicture:
         if not _in_notebook():
             return
         text = html.escape(caption)
-        image = _img(png_bytes(self.pixels), text, _width(self.pixels, self._scale))
+        image = _img(png_bytes(self.pixels), text, _width(self.pixels, self._scale, picture))
         figure = HTML(f'<figure style="margin:0">{image}<figcaption>{text}</figcaption></figure>')
         if self._handle is None:
             self._handle = display(figure, display_id=True)
@@ -250,20 +250,29 @@ def live_picture(draw: Callable[[Any], Any] | None = None, columns: int = 8, sca
     return LivePicture(draw, columns, scale)
 
 
+def _is_drawing(frame: Any) -> bool:
+    """Whether a frame is a finished picture, an RGB array or a matplotlib figure, rather than images."""
+    is_array = isinstance(frame, np.ndarray) and frame.dtype == np.uint8 and frame.ndim == 3 and frame.shape[-1] == 3
+    return is_array or hasattr(frame, "savefig")
+
+
 def _pixels(frame: Any, columns: int) -> np.ndarray:
-    """One picture, uint8 (H, W, 3), of an RGB array, of images, or of a matplotlib figure."""
-    if hasattr(frame, "canvas") and hasattr(frame, "savefig"):
-        frame.canvas.draw()
-        return np.asarray(frame.canvas.buffer_rgba())[..., :3].copy()
-    if isinstance(frame, np.ndarray) and frame.dtype == np.uint8 and frame.ndim == 3 and frame.shape[-1] == 3:
-        return frame
-    return image_grid(frame, columns)
+    """One picture, uint8 (H, W, 3), of an RGB array, of a matplotlib figure, or of images."""
+    if hasattr(frame, "savefig"):
+        from matplotlib.backends.backend_agg import FigureCanvasAgg
+
+        canvas = FigureCanvasAgg(frame)  # pyplot takes a closed figure's own canvas away
+        canvas.draw()
+        return np.asarray(canvas.buffer_rgba())[..., :3].copy()
+    return frame if _is_drawing(frame) else image_grid(frame, columns)
 
 
-def _width(pixels: np.ndarray, scale: int | None) -> int:
-    """The width on the screen: small grids are enlarged by a whole number, large ones fit the page."""
+def _width(pixels: np.ndarray, scale: int | None, frame: Any) -> int:
+    """The width on the screen: images are enlarged by a whole number as fits the page, finished drawings are not."""
     width = pixels.shape[1]
-    return width * scale if scale else min(WIDEST, width * max(1, min(4, 720 // width)))
+    if scale:
+        return width * scale
+    return min(WIDEST, width if _is_drawing(frame) else width * max(1, min(4, WIDEST // width)))
 
 
 def _img(png: bytes, text: str, width: int) -> str:

@@ -17,7 +17,7 @@ import tyro
 
 from fdlib import samplers, viz
 from fdlib.presets import PRESETS, Experiment
-from fdlib.training import TrainingState, train
+from fdlib.training import TrainingDiverged, TrainingState, train
 
 
 @dataclass
@@ -66,5 +66,7 @@ def command_line(arguments: list[str] | None = None) -> Run:
 if __name__ == "__main__":
     try:
         main(command_line())
-    except (ValueError, OSError) as error:  # what the user can mend is said in a line, not in a stack trace
+    except (ValueError, OSError, TrainingDiverged) as error:  # what the user can mend is said in a line, not in a stack trace
         sys.exit(f"error: {error}")
+    except KeyError as error:  # an array that the file of --data.path lacks; str(error) would be quoted
+        sys.exit(f"error: {error.args[0]}")

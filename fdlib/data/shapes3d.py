@@ -3,18 +3,18 @@
     data = Shapes3D(size=32, count=10_000, seed=0)
     data[0]                  # {"image": (3, 32, 32) in [-1, 1], "labels": (32, 32), "factors": (6,), "index": int}
 
-The genuine data set (Burgess and Kim 2018, https://github.com/google-deepmind/3d-shapes) is one file, `3dshapes.h5`, without
-labels of pixels. Who has it passes its path as `source`; everybody else gets renderings that follow its order: picture
-`i` shows the same six factors here and there. `python -m fdlib.data.shapes3d --out FILE.h5` writes a file like it.
+The genuine data set (Burgess and Kim 2018, https://github.com/google-deepmind/3d-shapes) is one file, `3dshapes.h5`,
+without labels of pixels. Who has it passes its path as `source`; everybody else gets renderings that follow its order:
+picture `i` shows the same six factors here and there. `python -m fdlib.data.shapes3d --out FILE.h5` writes a file like it.
 
-The geometry and the light are in `fdlib.data.shapes3d_renderer`.
+The factors, windows and names are in `fdlib.data.shapes3d_factors`, geometry and light in `fdlib.data.shapes3d_renderer`;
+what a user needs of both is here.
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
-import operator
 import os
 import warnings
 from collections.abc import Iterator, Sequence
@@ -28,15 +28,26 @@ from torch import Tensor
 from torch.utils.data import Dataset
 from tqdm.auto import tqdm
 
-from fdlib.data.shapes3d_renderer import (
+from fdlib.data.shapes3d_factors import (
+    COARSE,
+    COUNT,
+    FACTORS,
     LABELS,
-    RENDERER_VERSION,
+    SHAPES,
     Layout,
-    Rendering,
-    plain_layout,
+    check_layout,
+    coarse,
+    factor_values,
+    factors_to_index,
+    generator,
+    index_to_factors,
+    number,
     random_layout,
-    render_values,
+    split_indices,
+    values_to_factors,
+    whole,
 )
+from fdlib.data.shapes3d_renderer import RENDERER_VERSION, Rendering, render
 from fdlib.files import atomic_write, cache_folder
 from fdlib.images import from_uint8, to_uint8
 
@@ -45,149 +56,7 @@ __all__ = [
     "factors_to_index", "index_to_factors", "random_layout", "render", "split_indices", "values_to_factors", "write_h5",
 ]  # fmt: skip
 
-FACTORS = {"floor_hue": 10, "wall_hue": 10, "object_hue": 10, "scale": 8, "shape": 4, "orientation": 15}
-SHAPES = ("cube", "cylinder", "sphere", "capsule")
-COUNT = 480_000
-SIZES = torch.tensor(list(FACTORS.values()))
-STRIDES = torch.tensor([48_000, 4_800, 480, 60, 15, 1])  # the last factor runs fastest
-GRID = [
-    *[torch.arange(10, dtype=torch.float64) / 10] * 3,  # hues, in turns
-    torch.linspace(0.75, 1.25, 8, dtype=torch.float64),
-    torch.arange(4, dtype=torch.float64),
-    torch.linspace(-30, 30, 15, dtype=torch.float64),  # degrees
-]
-COARSE = {
-    "three": {"floor": ("floor", "shadow"), "wall": ("left wall", "right wall", "sky"), "object": ("object",)},
-    "four": {"floor": ("floor", "shadow"), "wall": ("left wall", "right wall"), "object": ("object",), "sky": ("sky",)},
-    "object": {"background": ("sky", "left wall", "right wall", "floor", "shadow"), "object": ("object",)},
-}
 BATCH = 256  # pictures rendered, written or read at a time
-
-
-# ---------------------------------------------------------------------- factors
-
-
-def index_to_factors(index: int | Sequence[int] | np.ndarray | Tensor) -> Tensor:
-    """The six factor indices of pictures, in the official order.
-
-    Args:
-        index: whole numbers 0..479 999 of any shape (...).
-
-    Returns:
-        int64 (..., 6), in the order of `FACTORS`. index_to_factors(48_016) is [1, 0, 0, 0, 1, 1]: 48 000 + 15 + 1.
-
-    Raises:
-        TypeError: not whole numbers. ValueError: outside of 0..479 999.
-    """
-    index = _whole(index, "index")
-    if index.numel() and (index.min() < 0 or index.max() >= COUNT):
-        raise ValueError(f"index must lie in 0..{COUNT - 1}, got {int(index.min())} .. {int(index.max())}")
-    return index[..., None] // STRIDES % SIZES
-
-
-def factors_to_index(factors: Sequence[Any] | np.ndarray | Tensor) -> Tensor:
-    """The inverse of `index_to_factors`: int (..., 6) to int64 (...). factors_to_index([1, 0, 0, 0, 1, 1]) is 48_016.
-
-    Raises:
-        TypeError: not whole numbers. ValueError: not six of them, or one that its factor does not have.
-    """
-    return (_check_factors(_whole(factors, "factors")) * STRIDES).sum(-1)
-
-
-def factor_values(factors: Sequence[Any] | np.ndarray | Tensor) -> Tensor:
-    """Factor indices, int (..., 6), as the official file's labels: float64 (..., 6).
-
-    Hues are in turns (0, .1, ... .9), the scale goes from .75 to 1.25, the orientation from -30 to 30 degrees.
-    factor_values([5, 0, 9, 7, 2, 0]) is [.5, 0, .9, 1.25, 2, -30].
-    """
-    factors = _check_factors(_whole(factors, "factors"))
-    return torch.stack([grid[factors[..., k]] for k, grid in enumerate(GRID)], dim=-1)
-
-
-def values_to_factors(values: Sequence[Any] | np.ndarray | Tensor) -> Tensor:
-    """The inverse of `factor_values`. Raises ValueError for values that are not on the official grid (tolerance 1e-3)."""
-    values = torch.as_tensor(values, dtype=torch.float64)
-    if values.shape[-1:] != (6,):
-        raise ValueError(f"values must have the shape (..., 6), got {tuple(values.shape)}")
-    distance = [(values[..., k, None] - grid).abs().min(dim=-1) for k, grid in enumerate(GRID)]
-    for name, (gap, _) in zip(FACTORS, distance, strict=True):
-        if gap.numel() and not gap.max() < 1e-3:  # `not <` is true for NaN as well
-            raise ValueError(f"{name}: the labels are not on the official grid, one is off by {float(gap.max()):.3g}")
-    return torch.stack([nearest for _, nearest in distance], dim=-1)
-
-
-def split_indices(train: int, test: int, seed: int = 0) -> tuple[Tensor, Tensor]:
-    """Two disjoint random sets of pictures: (train,) and (test,) int64, each without repetition.
-
-    The test set depends on its own size and the seed alone, so that longer training sets never reach into it.
-
-        train, test = split_indices(train=20_000, test=1_000, seed=0)
-
-    Raises:
-        ValueError: a negative number, or more than 480 000 together.
-    """
-    train, test = _number(train, "train", 0, COUNT), _number(test, "test", 0, COUNT)
-    if train + test > COUNT:
-        raise ValueError(f"train + test must be at most {COUNT}, got {train} + {test}: ask for fewer pictures")
-    order = torch.randperm(COUNT, generator=_generator(seed))
-    return order[test : test + train].clone(), order[:test].clone()
-
-
-# ---------------------------------------------------------------------- pictures
-
-
-def render(
-    factors: Sequence[Any] | np.ndarray | Tensor, size: int = 64, layout: Layout | None = None, supersample: int = 3
-) -> Rendering:
-    """Render pictures with the label and the depth of every pixel.
-
-    Args:
-        factors: (N, 6). Whole numbers are factor indices, as `index_to_factors` returns them; floating-point numbers
-            are factor *values*, as `factor_values` returns them, where every hue, scale in [.75, 1.25] and orientation
-            in [-30, 30] will do.
-        size: height and width in pixels, at least 8.
-        layout: the window of the frame that is seen, from `random_layout`; None is the official camera.
-        supersample: rays per pixel in each direction, an odd number: the middle one gives label and depth.
-
-    Returns:
-        Rendering(images (N, 3, size, size) float32 in [-1, 1], labels (N, size, size) uint8 (`LABELS`), depth (N, size,
-        size) float32 along the optical axis in sphere radii, infinite in the sky).
-
-        Labels are those of the pixel's centre. At most one corner of the room is in view; "left wall" and "right wall" are
-        the walls on its two sides, before mirroring. If no corner is in view (small angles), the back wall, which then fills the
-        picture, has the name it keeps when the corner comes into view: "right wall" for orientations above 0, else "left".
-
-    Raises:
-        TypeError, ValueError: a bad argument, by name.
-
-    Example: render(index_to_factors([0])).images[0, :, 0, 0] is the sky, (153, 226, 249) / 127.5 - 1 = (.2, .77, .95).
-    """
-    values = _as_values(factors)
-    size = _number(size, "size", 8, 4096)
-    supersample = _number(supersample, "supersample", 1, 15)
-    if supersample % 2 == 0:
-        raise ValueError(f"supersample must be odd, so that one ray meets the pixel's centre, got {supersample}")
-    layout = plain_layout(len(values)) if layout is None else _check_layout(layout, len(values))
-    with torch.no_grad():
-        return render_values(values, size, layout, supersample)
-
-
-def coarse(labels: Tensor, scheme: Literal["three", "four", "object"] = "three") -> Tensor:
-    """Merge labels (...) uint8 of `LABELS` into the classes of a scheme, in the order of `COARSE[scheme]`.
-
-    "three": 0 floor with shadow, 1 walls with sky, 2 object. "four": the sky apart, as 3. "object": 1 object, 0 the rest.
-    coarse(torch.tensor([0, 4, 5]), "three") is [1, 0, 2]: sky, shadow, object.
-
-    Raises:
-        ValueError: an unknown scheme or a label above 5. TypeError: labels that are not an integer tensor.
-    """
-    if scheme not in COARSE:
-        raise ValueError(f"scheme must be one of {', '.join(map(repr, COARSE))}, got {scheme!r}")
-    labels = _whole(labels, "labels")
-    if labels.numel() and (labels.min() < 0 or labels.max() >= len(LABELS)):
-        raise ValueError(f"labels must lie in 0..{len(LABELS) - 1} (LABELS), got {int(labels.min())} .. {int(labels.max())}")
-    to_class = {name: k for k, names in enumerate(COARSE[scheme].values()) for name in names}
-    return torch.tensor([to_class[name] for name in LABELS], dtype=torch.uint8)[labels]
 
 
 class Shapes3D(Dataset):
@@ -226,19 +95,19 @@ class Shapes3D(Dataset):
         source: str | os.PathLike[str] = "rendered",
         cache: bool | str | os.PathLike[str] = True,
     ):
-        self.size = _number(size, "size", 8, 4096)
+        self.size = number(size, "size", 8, 4096)
         self.file = _H5File(source, self.size) if source != "rendered" else None
         if indices is not None and count is not None:
             raise ValueError("pass indices or count, not both: indices names the pictures, count draws them at random")
         if indices is not None:
-            self.indices = _whole(indices, "indices").flatten()
+            self.indices = whole(indices, "indices").flatten()
             index_to_factors(self.indices)  # checks the range
         else:
             everything = torch.arange(COUNT) if self.file is None else self.file.indices
             if count is None:
                 count = 10_000 if self.file is None else len(everything)
-            count = _number(count, "count", 1, len(everything))
-            order = torch.randperm(len(everything), generator=_generator(seed))
+            count = number(count, "count", 1, len(everything))
+            order = torch.randperm(len(everything), generator=generator(seed))
             whole_file = self.file is not None and count == len(everything)
             self.indices = everything if whole_file else everything[order[:count]]
         if len(self.indices) == 0:
@@ -290,9 +159,11 @@ class Shapes3D(Dataset):
     def _positions(self, positions: Sequence[int] | slice | Tensor | None) -> Tensor:
         if positions is None or isinstance(positions, slice):
             return torch.arange(len(self))[positions or slice(None)]
-        positions = _whole(positions, "positions").flatten()
+        positions = whole(positions, "positions").flatten()
         if positions.numel() and (positions.min() < -len(self) or positions.max() >= len(self)):
-            raise IndexError(f"positions {int(positions.min())} .. {int(positions.max())} in a set of {len(self)} pictures")
+            raise IndexError(
+                f"positions {int(positions.min())} .. {int(positions.max())} in a set of {len(self)} pictures"
+            )
         return positions % len(self)
 
     def _render(self) -> Iterator[np.ndarray]:
@@ -325,7 +196,7 @@ def _cached(path: Path, count: int, size: int, make: Any) -> np.ndarray:
         reason = _damage(path, shape)
         if reason is None:
             return np.load(path, mmap_mode="r")
-        warnings.warn(f"the cache {path} is damaged ({reason}): rendering it again", stacklevel=4)
+        warnings.warn(f"the cache {path} is damaged ({reason}): rendering it again", stacklevel=3)
     with atomic_write(path, size=int(np.prod(shape)) + 1024) as temporary, open(temporary, "wb") as file:
         digest = hashlib.sha256()
         np.lib.format.write_array_header_1_0(
@@ -379,7 +250,7 @@ class _H5File:
         self.path, self.size = Path(source), size
         if not self.path.is_file():
             advice = (
-                'The official 3dshapes.h5 is not downloaded by this library: see https://github.com/google-deepmind/3d-shapes, '
+                "The official 3dshapes.h5 is not downloaded by this library: see https://github.com/google-deepmind/3d-shapes, "
                 'or use source="rendered"'
             )
             if self.path.suffix or len(self.path.parts) > 1:
@@ -389,7 +260,9 @@ class _H5File:
         file = self._open()
         missing = [name for name in ("images", "labels") if name not in file]
         if missing:
-            raise ValueError(f"source: {self.path} has no {' and no '.join(map(repr, missing))}, it is not a 3D Shapes file")
+            raise ValueError(
+                f"source: {self.path} has no {' and no '.join(map(repr, missing))}, it is not a 3D Shapes file"
+            )
         images, labels = file["images"], file["labels"]
         n, side = images.shape[:1], images.shape[1:2]
         if images.dtype != np.uint8 or images.shape != (*n, *side, *side, 3) or labels.shape != (*n, 6):
@@ -400,7 +273,9 @@ class _H5File:
         self.box = side[0] // size
         if size * self.box != side[0]:
             possible = [side[0] // k for k in range(1, side[0] // 8 + 1) if side[0] % k == 0]
-            raise ValueError(f"size must divide the {side[0]} pixels of {self.path}, so be one of {possible}; got {size}")
+            raise ValueError(
+                f"size must divide the {side[0]} pixels of {self.path}, so be one of {possible}; got {size}"
+            )
         try:
             self.indices = factors_to_index(values_to_factors(labels[:]))
         except ValueError as error:
@@ -455,7 +330,7 @@ def write_h5(path: str | os.PathLike[str], indices: Tensor, size: int = 64, prog
     """
     import h5py
 
-    factors, size = index_to_factors(indices), _number(size, "size", 8, 4096)
+    factors, size = index_to_factors(indices), number(size, "size", 8, 4096)
     if factors.ndim != 2 or len(factors) == 0:
         raise ValueError(f"indices must be one-dimensional and not empty, got the shape {tuple(factors.shape[:-1])}")
     n, portion = len(factors), min(16, len(factors))
@@ -474,84 +349,12 @@ def write_h5(path: str | os.PathLike[str], indices: Tensor, size: int = 64, prog
 # ---------------------------------------------------------------------- checks
 
 
-def _whole(values: Any, name: str) -> Tensor:
-    """Whole numbers of any integer type as int64 tensor."""
-    try:
-        tensor = torch.as_tensor(values)
-    except (TypeError, ValueError, RuntimeError) as error:
-        raise TypeError(f"{name} must be whole numbers, got {type(values).__name__} ({error})") from error
-    if tensor.dtype == torch.bool or tensor.is_floating_point() or tensor.is_complex():
-        if tensor.numel():  # an empty list becomes a float tensor, and has nothing wrong in it
-            raise TypeError(f"{name} must be whole numbers, got {tensor.dtype}")
-    return tensor.to("cpu", torch.int64)
-
-
-def _number(value: Any, name: str, low: int, high: int) -> int:
-    try:
-        value = operator.index(value)
-    except TypeError:
-        raise TypeError(f"{name} must be a whole number, got {value!r}") from None
-    if not low <= value <= high:
-        raise ValueError(f"{name} must lie in {low}..{high}, got {value}")
-    return value
-
-
-def _generator(seed: int) -> torch.Generator:
-    return torch.Generator().manual_seed(_number(seed, "seed", 0, 2**63 - 1))
-
-
-def _check_factors(factors: Tensor) -> Tensor:
-    if factors.shape[-1:] != (6,):
-        raise ValueError(f"factors must have the shape (..., 6): {', '.join(FACTORS)}; got {tuple(factors.shape)}")
-    for k, (name, size) in enumerate(FACTORS.items()):
-        column = factors[..., k]
-        if column.numel() and (column.min() < 0 or column.max() >= size):
-            raise ValueError(f"factors: {name} must lie in 0..{size - 1}, got {int(column.min())} .. {int(column.max())}")
-    return factors
-
-
-def _as_values(factors: Any) -> Tensor:
-    """Factor values float64 (N, 6) from indices or values, checked."""
-    factors = torch.as_tensor(factors)
-    if factors.ndim != 2 or factors.shape[1] != 6:
-        raise ValueError(f"factors must have the shape (N, 6): {', '.join(FACTORS)}; got {tuple(factors.shape)}")
-    if not factors.is_floating_point():
-        return factor_values(factors)
-    values = factors.detach().to("cpu", torch.float64)
-    for k, (name, grid) in enumerate(zip(FACTORS, GRID, strict=True)):
-        low, high = (0.0, 1.0) if name.endswith("hue") else (float(grid[0]), float(grid[-1]))
-        column = values[:, k]
-        if len(column) and not (column.min() >= low - 1e-6 and column.max() <= high + 1e-6):
-            raise ValueError(
-                f"factors: floating-point numbers are factor values, and {name} must then lie in {low:g} .. {high:g}, got "
-                f"{float(column.min()):g} .. {float(column.max()):g}; pass factor indices as integers"
-            )
-    if (values[:, 4] != values[:, 4].round()).any():
-        raise ValueError(f"factors: shape must be a whole number, {', '.join(f'{k} {s}' for k, s in enumerate(SHAPES))}")
-    return values
-
-
-def _check_layout(layout: Layout, n: int) -> Layout:
-    if not isinstance(layout, Layout):
-        raise TypeError(f"layout must be a Layout, as random_layout returns it, got {type(layout).__name__}")
-    layout = Layout(*(torch.as_tensor(x).to("cpu") for x in layout))
-    for name, x in zip(Layout._fields, layout, strict=True):
-        if x.shape != (n,):
-            raise ValueError(f"layout.{name} must have the shape ({n},), one entry a picture, got {tuple(x.shape)}")
-    if n and not (layout.zoom.min() > 0 and layout.zoom.max() <= 1):
-        raise ValueError(f"layout.zoom must lie in (0, 1], got {float(layout.zoom.min()):g} .. {float(layout.zoom.max()):g}")
-    for name in ("shift_x", "shift_y"):
-        if not (getattr(layout, name).abs() <= 1 - layout.zoom + 1e-5).all():
-            raise ValueError(f"layout.{name} must be at most 1 - zoom in size: the window must lie inside the frame")
-    return layout
-
-
 def _resolve_layout(layout: Any, n: int, seed: int) -> Layout | None:
     if isinstance(layout, Layout):
-        return _check_layout(layout, n)
+        return check_layout(layout, n)
     if not isinstance(layout, str) or layout not in ("plain", "varied"):
         raise ValueError(f'layout must be "plain", "varied" or a Layout, got {layout!r}')
-    return random_layout(n, _generator(seed)) if layout == "varied" else None
+    return random_layout(n, generator(seed)) if layout == "varied" else None
 
 
 # ---------------------------------------------------------------------- command line
@@ -577,8 +380,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
     options = tyro.cli(Options, args=arguments, prog="python -m fdlib.data.shapes3d")
     try:
-        count = COUNT if options.count is None else _number(options.count, "--count", 1, COUNT)
-        chosen = torch.randperm(COUNT, generator=_generator(options.seed))[:count].sort().values
+        count = COUNT if options.count is None else number(options.count, "--count", 1, COUNT)
+        chosen = torch.randperm(COUNT, generator=generator(options.seed))[:count].sort().values
         write_h5(options.out, chosen, options.size, progress=True)
     except (ValueError, OSError) as error:
         raise SystemExit(f"error: {error}") from error

@@ -1,0 +1,480 @@
+# ---
+# jupyter:
+#   jupytext:
+#     formats: ipynb,py:percent
+#     notebook_metadata_filter: -jupytext.text_representation.jupytext_version
+#     text_representation:
+#       extension: .py
+#       format_name: percent
+#       format_version: '1.3'
+#   kernelspec:
+#     display_name: Python 3 (ipykernel)
+#     language: python
+#     name: python3
+# ---
+
+# %% [markdown]
+# # 2 · The U-Net, and how to sample from it
+#
+# In chapter 1 the perfect denoiser was a formula. For pictures there is none, so now a network learns it: the U-Net of
+# Ho et al., trained with one line of loss on pictures that this machine renders for you. At the end it paints rooms that
+# nobody rendered.
+#
+# **You will**
+# 1. take a U-Net apart into the three pieces that chapter 3 will rearrange;
+# 2. train it, and see what it learns first and what last;
+# 3. see why nobody samples from the weights that were just trained, but from their average;
+# 4. give samples a score, with a baseline above and one below it;
+# 5. race three samplers: how many evaluations of the network does a good picture cost?
+#
+# | profile | time |
+# |---|---|
+# | `ci` | 99 s |
+# | `laptop` | 99 s |
+# | `gpu` | not measured |
+#
+# **Before you start**: [chapter 1](01_ddpm_basics.ipynb); convolutions, and what a training loop does.
+#
+# **Reading**: Ho et al. 2020, [*Denoising diffusion probabilistic models*](https://arxiv.org/abs/2006.11239), section 3.4 and
+# appendix B; Song et al. 2021, [*DDIM*](https://arxiv.org/abs/2010.02502), section 4; Lu et al. 2022,
+# [*DPM-Solver++*](https://arxiv.org/abs/2211.01095), section 3; thesis 2.4, *Implementation Details*.
+
+# %%
+# The same first cell in every notebook: finds fdlib, or installs it (and nothing else), then looks at this machine.
+import importlib.util, os, subprocess, sys
+
+if getattr(importlib.util.find_spec("fdlib"), "origin", None) is None:  # a mere folder of that name does not count
+    source = os.environ.get("FDLIB_SOURCE", "git+https://github.com/fdlib/fdlib")
+    subprocess.run([sys.executable, "-m", "pip", "install", "--quiet", "--no-deps", source], check=True)
+    importlib.invalidate_caches()
+
+from fdlib import course
+
+profile = course.bootstrap(drive=False)  # on Colab, drive=True keeps your training runs on Google Drive
+
+# %%
+import copy
+
+import matplotlib.pyplot as plt
+import torch
+
+from fdlib import samplers, viz, widgets
+from fdlib.data.shapes3d import Shapes3D, split_indices
+from fdlib.metrics.generation import FactorClassifier, frechet_distance
+from fdlib.oracle import GaussianMixtureOracle
+from fdlib.process import DenoisingObjective, add_noise
+from fdlib.schedule import NoiseSchedule
+from fdlib.training import TrainingConfig, train
+from fdlib.unet import UNet, timestep_embedding
+
+viz.use_style()
+schedule = NoiseSchedule.linear(T=1000)
+device = course.device()
+
+# %% [markdown]
+# ## The pictures
+#
+# 3D Shapes is a world of 480 000 pictures: an object in a room, with ten colours each for floor, wall and object, eight
+# sizes, four shapes and fifteen directions of view. We render as many as we want. Two sets, *disjoint*: one to train on, one
+# that the network never sees and every score is computed on.
+
+# %%
+train_indices, test_indices = split_indices(train=profile.pick(ci=2000, laptop=20_000, gpu=50_000), test=2000, seed=0)
+pictures = Shapes3D(size=32, indices=train_indices)
+held_out = Shapes3D(size=32, indices=test_indices).images()
+assert not set(train_indices.tolist()) & set(test_indices.tolist())
+
+viz.show_images(held_out[:16], columns=8, caption="Sixteen held-out pictures, 32 x 32 pixels")
+
+# %% [markdown]
+# ## A U-Net in three parts
+#
+# The denoiser gets a noisy picture $x_t$ and the time $t$, and returns a picture: the noise. The U-Net does it in three parts.
+# The thesis (equations 2.2 and 2.3) gives their outputs names that stay with us for the whole course:
+#
+# $$h_{enc} = \theta_{enc}(x_t, t), \qquad h_{mid} = \theta_{mid}(h_{enc}, t), \qquad \hat\epsilon = \theta_{dec}(h_{mid}, h_{enc}, t)$$
+#
+# - the **encoder** looks at ever larger parts of the picture at ever lower resolution. $h_{enc}$ is a *list*: what it saw on
+#   every floor of the way down;
+# - the **middle block** sees the whole picture at once;
+# - the **decoder** climbs up again. On every floor it is handed what the encoder saw there (the *skips*), so it need not remember
+#   where exactly an edge was.
+
+# %%
+torch.manual_seed(0)
+denoiser = UNet(image_size=32, channels=32, multipliers=(1, 2, 2), blocks=1, attention=(8,), fold=2).to(device)
+
+x_t, t = held_out[:4].to(device), torch.tensor([0, 10, 100, 999], device=device)
+emb = denoiser.time(t)
+h_enc = denoiser.encoder(torch.nn.functional.pixel_unshuffle(x_t, 2), emb)
+h_mid = denoiser.middle(h_enc[-1], emb)
+out = denoiser.decoder(h_mid, h_enc, emb)
+
+for name, parts in {"h_enc": h_enc, "h_mid": [h_mid], "decoder": [out]}.items():
+    print(f"{name:8}", "  ".join(str(tuple(part.shape[1:])) for part in parts))
+
+# %% [markdown]
+# The first step **folds** each 2x2 block of pixels into channels: 32 x 32 pixels of 3 numbers become 16 x 16 positions of 12. It
+# loses nothing, and all layers then run on a quarter of the positions: that is what makes this chapter possible on a laptop.
+# The thesis, with eight GPUs, does without. Here is its network; the `meta` device builds it without any memory for the weights.
+
+# %%
+with torch.device("meta"):
+    thesis = UNet(image_size=64, channels=128, multipliers=(1, 2, 3, 4), blocks=3, attention=(16,))
+print(f"thesis, 64 px: {thesis.parameter_count / 1e6:.1f} million parameters; ours: {denoiser.parameter_count / 1e6:.2f} million")
+assert round(thesis.parameter_count / 1e6, 1) == 108.6
+
+# %% [markdown]
+# ### How does the network know the time?
+#
+# As a bare number, $t = 500$ says little to a network. So $t$ becomes a vector of sines and cosines, fast ones and slow ones, like
+# the hands of a clock: neighbouring times have similar vectors, distant times do not. The vector is added inside every
+# residual block.
+
+# %%
+embedding = timestep_embedding(torch.arange(1000), 64)
+fig, axes = plt.subplots(1, 2, figsize=(11, 3))
+axes[0].imshow(embedding.T, aspect="auto", cmap="cividis")
+axes[0].set(title="the embedding of each t", xlabel="t", ylabel="channel")
+similarity = torch.nn.functional.cosine_similarity(embedding[500:501], embedding)
+axes[1].plot(similarity)
+axes[1].set(title="similarity of t to t = 500", xlabel="t", ylabel="cosine")
+plt.show()
+
+# %% [markdown]
+# ### Before training
+#
+# The last convolution starts at zero, and so do the second ones of all residual blocks. The untrained network
+# therefore answers 0 to everything, and its loss is the variance of the noise: 1. That is our first baseline.
+
+# %%
+objective = DenoisingObjective(schedule)
+
+
+@torch.no_grad()
+def held_out_loss(network, n=500, times=None):
+    """The denoising loss on held-out pictures, with the same noise and times for every network."""
+    generator = torch.Generator(device).manual_seed(1)
+    parts = held_out[:n].to(device).split(100)
+    return sum(float(objective(network.eval(), part, generator)[0]) for part in parts) / len(parts)
+
+
+untrained = copy.deepcopy(denoiser)
+untrained_loss = held_out_loss(untrained)
+print(f"loss of the untrained network on held-out pictures: {untrained_loss:.3f}")
+assert abs(untrained_loss - 1) < 0.02
+
+# %% [markdown]
+# ## Training
+#
+# The objective is thesis equation 2.8, $L = \mathbb{E}\,\|\epsilon - \hat\epsilon(x_t, t)\|^2$. You wrote its pieces in chapter 1;
+# `DenoisingObjective` puts them together: draw $t$, draw noise, noise the pictures, compare. The loop around it
+# (`fdlib.training.train`, one evening's reading) will train every model of this course. Stop it whenever you like with the
+# stop button: what it has learned so far stays usable.
+
+# %%
+config = TrainingConfig(
+    steps=profile.pick(ci=60, laptop=2200, gpu=10_000),
+    batch_size=profile.pick(ci=16, laptop=32, gpu=128),
+    learning_rate=1e-3,
+    warmup=20,
+    ema_decay=0.995,
+    log_every=20,
+    mixed_precision=course.precision(),
+)
+watch = torch.randn(8, 3, 32, 32, generator=torch.Generator().manual_seed(7)).to(device)
+gallery = widgets.live_picture(
+    lambda state: samplers.ddim(state.ema, schedule, watch, steps=20, clip_x0=True, progress=False).clamp(-1, 1).cpu()
+)
+run = train(denoiser, objective, pictures, config, callbacks=[gallery], callback_every=profile.pick(ci=60, laptop=550, gpu=2500))
+
+# %%
+viz.plot_curves({"training loss": run.history}, log=True, title="The plain denoising loss")
+
+# %% tags=["claim-live"]
+live_loss = held_out_loss(run.ema)
+print(f"held-out loss: untrained {untrained_loss:.3f}, after {run.step} steps {live_loss:.3f}")
+assert live_loss < profile.pick(ci=0.8, laptop=0.1, gpu=0.1) * untrained_loss, "a short run must beat the untrained net"
+
+# %% [markdown]
+# ### What is easy, and what is hard
+#
+# One average hides a story. Look at the loss at each $t$ beside a baseline that knows nothing about rooms: the best *linear*
+# guess, $\hat\epsilon = s_t x_t / (a_t^2 v + s_t^2)$, with $v$ the variance of the pixels. At large $t$ nearly all of $x_t$ is noise and
+# copying it is almost right. At small $t$ the noise is a whisper on top of a picture, and only who knows what pictures look
+# like can tell it apart.
+
+# %%
+times = [0, 3, 10, 30, 100, 200, 400, 600, 800, 999]
+# the shipped checkpoint: this very network, trained longer
+shipped = UNet.from_pretrained(course.asset("shapes32_unet")).to(device)
+
+
+@torch.no_grad()
+def loss_at(predict, t, n=200):
+    generator = torch.Generator().manual_seed(2)
+    x0 = held_out[:n]
+    noise = torch.randn(x0.shape, generator=generator)
+    x_t = add_noise(schedule, x0, t, noise)
+    return float((predict(x_t.to(device), t).cpu() - noise).square().mean())
+
+
+def network(model):
+    return lambda x_t, t: model(x_t, torch.full((len(x_t),), t, device=device)).noise
+
+
+def best_linear(x_t, t):
+    a, s = schedule.at(t, x_t)
+    return s * x_t / (a**2 * held_out.square().mean().to(device) + s**2)
+
+
+curves = {"best linear guess": best_linear, "yours": network(run.ema), "shipped checkpoint": network(shipped)}
+for name, predict in curves.items():
+    plt.plot(times, [loss_at(predict, t) for t in times], "o-", label=name)
+plt.xscale("symlog"), plt.yscale("log"), plt.legend(), plt.xlabel("t"), plt.ylabel("loss at t")
+plt.title("Noise is hard to tell where there is little of it")
+plt.show()
+
+# %% tags=["claim"]
+shipped_loss = held_out_loss(shipped)
+print(f"held-out loss: untrained {untrained_loss:.3f}, shipped {shipped_loss:.3f}")
+assert shipped_loss < 0.05, "the shipped checkpoint must denoise pictures that it never saw"
+
+# %% [markdown]
+# ## Samples, and a trap
+#
+# Down the chain of chapter 1, from pure noise. But look at the first step. The clean picture that a prediction implies is
+#
+# $$\hat x_0 = \frac{x_t - s_t \hat\epsilon}{a_t}, \qquad a_{999} = .006$$
+#
+# so an error of .01 in the noise becomes an error of 1.6 in a picture that lives in $[-1, 1]$, and a short training leaves larger
+# errors than that. The thesis's equation 2.9 does nothing about it, and a network trained for days needs nothing. Ours does:
+# `clip_x0=True` clamps $\hat x_0$ to $[-1, 1]$ at every step, as Ho et al.'s own code did. Both rows below come from *your* network.
+
+# %%
+few = torch.randn(8, 3, 32, 32, generator=torch.Generator().manual_seed(4)).to(device)
+
+
+def dice():
+    """The same random numbers for every sampler and network."""
+    return torch.Generator(device).manual_seed(5)
+
+
+viz.show_rows({
+    f"clip_x0={clip}": samplers.ddpm(run.ema, schedule, few, steps=100, generator=dice(), clip_x0=clip, progress=False).clamp(-1, 1).cpu()
+    for clip in (False, True)
+})
+
+# %% [markdown]
+# Now as many as a score needs, from noise that all networks share: your network, and the same network trained longer.
+
+# %%
+z = torch.randn(profile.pick(ci=64, laptop=500, gpu=2000), 3, 32, 32, generator=torch.Generator().manual_seed(3))
+
+
+def paint(model, steps=profile.pick(ci=25, laptop=50, gpu=250)):
+    generator = dice()
+    parts = [samplers.ddpm(model, schedule, part.to(device), steps=steps, generator=generator, clip_x0=True, progress=False).cpu()
+             for part in z.split(100)]
+    return torch.cat(parts).clamp(-1, 1)
+
+
+samples = {"untrained": paint(untrained), "yours": paint(run.ema), "shipped": paint(shipped)}
+viz.show_rows({"rendered": held_out[:8], **{name: images[:8] for name, images in samples.items()}})
+
+# %% [markdown]
+# Can you name the object in each picture? Its shape, its colour, where its shadow falls? *Nobody told the network that there are
+# objects.*
+#
+# ## A score for samples
+#
+# "Looks good" is no number. The usual one, FID, compares the *features* of real and generated pictures in a network trained to
+# recognise things: it fits a Gaussian to each set of features and takes the Fréchet distance of the two
+# (Heusel et al. 2017, equation 6):
+#
+# $$d^2 = \|\mu_a - \mu_b\|^2 + \mathrm{tr}\big(\Sigma_a + \Sigma_b - 2 (\Sigma_a \Sigma_b)^{1/2}\big)$$
+#
+# FID's features come from ImageNet. Ours come from a small network that names the factors of a 3D Shapes picture; we ship it, so
+# the distance works offline. A number alone means nothing, so we put two beside it: the distance between two *halves of
+# the real pictures* (nobody can do better) and that of pure noise.
+
+# %%
+judge = FactorClassifier.from_pretrained(course.asset("shapes_features"))
+n = len(z)
+real, other_half = judge.extract(held_out[:n]), judge.extract(held_out[n : 2 * n])
+distances = {"real, other half": frechet_distance(real, other_half)}
+distances |= {name: frechet_distance(real, judge.extract(images)) for name, images in samples.items()}
+distances["pure noise"] = noise_distance = frechet_distance(real, judge.extract(z))
+for name, distance in distances.items():
+    print(f"{name:18} {distance:8.0f}   {distance / noise_distance:6.1%} of noise")
+
+# %% tags=["claim"]
+assert distances["shipped"] < 0.05 * noise_distance, "samples must be at most 5 % as far from real pictures as noise is"
+
+# %% [markdown]
+# ## Why nobody samples from the weights just trained
+#
+# Each step of Adam follows the noise of one batch, one $t$ a picture, one draw of $\epsilon$: the weights jitter around a good place without
+# settling. `train` therefore keeps a second copy, the *exponential moving average*
+#
+# $$\bar\theta \leftarrow d\,\bar\theta + (1 - d)\,\theta$$
+#
+# which is never trained, only averaged: the jitter cancels and the progress stays. Both copies saw the same data and cost one
+# training. Compare them.
+
+# %%
+raw, averaged = held_out_loss(run.denoiser), held_out_loss(run.ema)
+raw_distance = frechet_distance(real, judge.extract(paint(run.denoiser)))
+print(f"weights just trained: loss {raw:.4f}, distance {raw_distance / noise_distance:.1%} of noise")
+print(f"their average:        loss {averaged:.4f}, distance {distances['yours'] / noise_distance:.1%} of noise")
+
+# %% [markdown]
+# Too slow an average is worse than none: with $d = .9999$, the thesis's value for 50 000 steps and more, the average of a run of a
+# few hundred steps still remembers the untrained network. `train` therefore starts with a small $d$ and lets it
+# grow, $d_n = \min(d, (1+n)/(10+n))$.
+
+# %%
+for d in (0.9, 0.995, 0.9999):
+    remembered = 1.0
+    for step in range(run.step):
+        remembered *= d
+    print(f"d = {d}: without that care, {remembered:.1%} of the untrained weights are left after {run.step} steps")
+
+# %% [markdown]
+# ## Three roads from the same noise
+#
+# DDPM draws fresh noise at every step. DDIM does not: it walks down a deterministic path, the *probability-flow ODE* of chapter 1.
+# Solve the same ODE with a better method and you should get the **same picture** from the same noise, only with fewer
+# evaluations. DPM-Solver++ remembers the previous prediction and extrapolates; Heun's method looks ahead, at the cost of a second
+# evaluation a step.
+
+# %%
+settings = dict(clip_x0=True, progress=False)
+roads = {
+    "DDIM, 50": samplers.ddim(shipped, schedule, few, steps=50, **settings),
+    "DPM-Solver++, 15": samplers.dpm_solver_pp(shipped, schedule, few, steps=15, **settings),
+    "Heun, 15 (29)": samplers.ode(shipped, schedule, few, steps=15, **settings),
+    "DDPM, 100": samplers.ddpm(shipped, schedule, few, steps=100, generator=dice(), **settings),
+}
+viz.show_rows({name: images.clamp(-1, 1).cpu() for name, images in roads.items()}, caption="Each column starts from one noise")
+
+# %% [markdown]
+# The three ODE roads end in the same room; DDPM, with its own dice, in another one.
+#
+# ### The race
+#
+# How far is each from where the ODE really leads, for a given number of evaluations? The judge is DDIM with all 1000 steps. Two
+# networks run the race: yours truly shipped one, and the exact denoiser of a Gaussian mixture, where nothing is learned.
+# We report the *median* distance: a few paths pass close to a watershed between two pictures, and a mean would
+# report only them.
+
+# %%
+SOLVERS = {"DDIM": samplers.ddim, "DPM-Solver++": samplers.dpm_solver_pp, "Heun": samplers.ode}
+BUDGETS = [5, 10, 20, 40, 80]
+seeds = range(profile.pick(ci=1, laptop=5, gpu=5))
+
+
+def race(denoiser, noises, reference_steps=1000, clip_x0=False):
+    """Root-mean-square distance to the fine solution: {solver: {evaluations: [median of each seed]}}."""
+    table = {name: {} for name in SOLVERS}
+    for x_T in noises:
+        fine = samplers.ddim(denoiser, schedule, x_T, steps=reference_steps, clip_x0=clip_x0, progress=False)
+        for name, solver in SOLVERS.items():
+            for budget in BUDGETS:
+                steps = (budget + 1) // 2 if name == "Heun" else budget
+                count = []
+                x = solver(denoiser, schedule, x_T, steps=steps, clip_x0=clip_x0, progress=False,
+                           callback=lambda step: count.append(step.evaluations))
+                error = (x - fine).flatten(1).square().mean(1).sqrt().median()
+                table[name].setdefault(count[-1], []).append(float(error))
+    return table
+
+
+def noises(shape):
+    return [torch.randn(shape, generator=torch.Generator().manual_seed(100 + seed)).to(device) for seed in seeds]
+
+
+angles = torch.arange(6) * torch.pi / 3
+oracle = GaussianMixtureOracle(schedule, torch.stack([angles.cos(), angles.sin()], 1), 0.01).to(device)
+races = {
+    "exact denoiser": race(oracle, noises((200, 2))),
+    "trained network": race(shipped, noises((profile.pick(ci=4, laptop=8, gpu=32), 3, 32, 32)),
+                            reference_steps=profile.pick(ci=250, laptop=1000, gpu=1000), clip_x0=True),
+}
+
+# %%
+viz.plot_convergence(races["exact denoiser"], title="Exact denoiser: distance to the fine solution")
+
+# %%
+viz.plot_convergence(races["trained network"], title="Trained network: distance to the fine solution")
+
+
+# %%
+def needed(curve, tolerance):
+    """The fewest evaluations of the table whose median error over seeds is within the tolerance."""
+    return next((n for n, errors in curve.items() if torch.tensor(errors).median() <= tolerance), None)
+
+
+print(f"{'evaluations to come within':>28}  " + "  ".join(f"{name:>12}" for name in SOLVERS))
+for title, table in races.items():
+    for tolerance in (0.2, 0.1, 0.05):
+        row = [needed(table[name], tolerance) for name in SOLVERS]
+        print(f"{title:>20} {tolerance:7.2f}  " + "  ".join(f"{'> 80' if n is None else n:>12}" for n in row))
+
+# %%
+exact = races["exact denoiser"]
+for n in (20, 40, 80):
+    assert max(exact["DPM-Solver++"][n]) < min(exact["DDIM"][n]), "second order must beat first on every seed"
+
+# %% tags=["claim"]
+learned = races["trained network"]
+for n in (20, 40):
+    assert max(learned["DPM-Solver++"][n]) < min(learned["DDIM"][n])
+assert max(learned["DPM-Solver++"][20]) < 0.1, "20 evaluations must land within a tenth of the fine solution"
+
+# %% [markdown]
+# ## From picture to noise and back
+#
+# A deterministic road can be walked both ways. `ddim_invert` finds the noise from which DDIM returns to a given picture. The last
+# chapter, on editing, lives on it. How exact is it? Each step up uses the prediction at its *start* where the step down will use that at its
+# other end, so the trip is exact only in the limit of many steps.
+
+# %%
+originals = held_out[:6].to(device)
+for steps in profile.pick(ci=[10, 25], laptop=[10, 25, 100], gpu=[10, 25, 100, 400]):
+    latent = samplers.ddim_invert(shipped, schedule, originals, steps=steps, progress=False)
+    back = samplers.ddim(shipped, schedule, latent, steps=steps, progress=False)
+    print(f"{steps:4} steps: round trip off by {(back - originals).square().mean().sqrt():.4f}, latent's standard deviation {latent.std():.3f}")
+viz.show_rows({"picture": originals.cpu(), "its noise": latent.clamp(-3, 3).cpu() / 3, "and back": back.clamp(-1, 1).cpu()})
+
+# %% [markdown]
+# ## Watch it happen
+#
+# Move the slider: the network's guess of the *clean* picture, from pure noise (left) to the end. Layout first, then colours, then
+# edges.
+
+# %%
+guesses = []
+samplers.dpm_solver_pp(shipped, schedule, few, steps=20, clip_x0=True, progress=False,
+                       callback=lambda step: guesses.append((step.t, step.x0.clamp(-1, 1).cpu())))
+widgets.slider_gallery([x0 for _, x0 in guesses], labels=[f"t = {t}" for t, _ in guesses], description="guess at")
+
+# %% [markdown]
+# ## What to try
+#
+# - Train on other times: `DenoisingObjective(schedule, timesteps=PowerT(2))` prefers low noise. What happens to the loss at each $t$,
+#   and what to the samples?
+# - Let the network predict something else: `UNet(..., predicts="velocity")`. Samplers and loss need no change. Why?
+# - `NoiseSchedule.cosine(1000)` in place of the linear one: train and compare distances.
+#
+# ## Exercises
+#
+# 1. *(warm-up)* The loss curve is nearly flat for the second half of training, yet the samples keep improving. Which part of
+#    the plot "loss at t" explains it?
+# 2. Where do two DDPM runs from the same $x_T$ part? Store `step.x0` in a callback for two generators and plot their distance over $t$.
+# 3. The Fréchet distance between halves is not 0. Plot it against the number of pictures in each half. What does that say
+#    about published FIDs from different numbers of samples?
+# 4. Give DPM-Solver++ an explicit `timesteps` grid, denser at small $t$. Can you halve its error at 10 evaluations?
+# 5. *(open)* Pictures with object and wall of the same colour: does the network still draw both? Design a measurement.
+#
+# **Next**: chapter 3 cuts this very U-Net at $h_{mid}$ and grows a second decoder, one that draws regions.

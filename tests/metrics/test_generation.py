@@ -1,0 +1,94 @@
+"""The offline Fréchet distance: against scipy's matrix square root, closed forms, and the shipped feature network."""
+
+import pytest
+import torch
+
+from fdlib import course
+from fdlib.data.shapes3d import FACTORS, Shapes3D, split_indices
+from fdlib.metrics.generation import FactorClassifier, FactorObjective, frechet_distance
+from fdlib.training import TrainingConfig, train
+
+
+def test_one_dimension_by_hand():
+    a = torch.tensor([[0.0], [2.0]])  # mean 1, variance 2
+    b = torch.tensor([[0.0], [4.0]])  # mean 2, variance 8
+    assert frechet_distance(a, a + 3) == pytest.approx(9)
+    assert frechet_distance(a, b) == pytest.approx(1 + 2 + 8 - 2 * 4)
+
+
+def test_agrees_with_scipy():
+    linalg = pytest.importorskip("scipy.linalg")
+    generator = torch.Generator().manual_seed(0)
+    mix = torch.randn(2, 6, 6, generator=generator, dtype=torch.float64)
+    a, b = (torch.randn(200, 6, generator=generator, dtype=torch.float64) @ m + i for i, m in enumerate(mix))
+    cov_a, cov_b = torch.cov(a.T).numpy(), torch.cov(b.T).numpy()
+    root = linalg.sqrtm(cov_a @ cov_b).real
+    expected = float((a.mean(0) - b.mean(0)).square().sum()) + (cov_a + cov_b - 2 * root).trace()
+    assert frechet_distance(a, b) == pytest.approx(expected, rel=1e-8)
+
+
+def test_is_symmetric_zero_on_itself_and_blind_to_rotation():
+    generator = torch.Generator().manual_seed(1)
+    a, b = torch.randn(50, 4, generator=generator), 2 * torch.randn(60, 4, generator=generator) + 1
+    rotation = torch.linalg.qr(torch.randn(4, 4, generator=generator, dtype=torch.float64))[0]
+    assert frechet_distance(a, a) == pytest.approx(0, abs=1e-6)
+    assert frechet_distance(a, b) == pytest.approx(frechet_distance(b, a))
+    assert frechet_distance(a.double() @ rotation, b.double() @ rotation) == pytest.approx(frechet_distance(a, b))
+
+
+def test_fewer_examples_than_features_is_finite():
+    a = torch.randn(5, 20, generator=torch.Generator().manual_seed(2))
+    assert 0 <= frechet_distance(a, a + 1) < 25
+
+
+@pytest.mark.parametrize(
+    ("a", "b", "message"),
+    [
+        (torch.zeros(1, 3), torch.zeros(4, 3), "features_a must be"),
+        (torch.zeros(4, 3), torch.zeros(4), "features_b must be"),
+        (torch.zeros(4, 3), torch.zeros(4, 2), "same length"),
+        (torch.full((4, 3), float("nan")), torch.zeros(4, 3), "NaN"),
+    ],
+)
+def test_bad_features_are_refused(a, b, message):
+    with pytest.raises(ValueError, match=message):
+        frechet_distance(a, b)
+
+
+@pytest.fixture(scope="module")
+def held_out() -> Shapes3D:
+    return Shapes3D(size=32, indices=split_indices(train=0, test=300, seed=0)[1], cache=False)
+
+
+def test_the_shipped_network_names_the_factors_of_scenes_it_never_saw(held_out):
+    network = FactorClassifier.from_pretrained(course.asset("shapes_features"))
+    with torch.no_grad():
+        logits = network(held_out.images())
+    for i, (name, part) in enumerate(zip(FACTORS, logits, strict=True)):
+        accuracy = (part.argmax(1) == held_out.factors[:, i]).float().mean()
+        assert accuracy > 0.95, f"{name}: {accuracy:.2f}"
+
+
+def test_distance_grows_with_damage(held_out):
+    network = FactorClassifier.from_pretrained(course.asset("shapes_features"))
+    images = held_out.images()
+    real = network.extract(images)
+    noise = torch.randn(images.shape, generator=torch.Generator().manual_seed(3))
+    distances = [frechet_distance(real, network.extract(images + strength * noise)) for strength in (0, 0.2, 0.5, 1.0)]
+    assert distances == sorted(distances) and distances[0] == pytest.approx(0, abs=1e-3)
+    assert distances[1] < 0.2 * distances[3]
+
+
+def test_features_of_other_sizes_are_close(held_out):
+    network = FactorClassifier.from_pretrained(course.asset("shapes_features"))
+    large = torch.nn.functional.interpolate(held_out.images()[:20], size=(64, 64), mode="nearest")
+    assert torch.allclose(network.extract(large), network.extract(held_out.images()[:20]), atol=2.0)
+
+
+def test_the_objective_teaches(held_out):
+    torch.manual_seed(0)
+    network = FactorClassifier(channels=8, features=32)
+    config = TrainingConfig(steps=60, batch_size=32, learning_rate=3e-3, ema_decay=0.5, log_every=20)
+    history = train(network, FactorObjective(), held_out, config, progress=False).history
+    assert history[-1]["loss"] < 0.85 * history[0]["loss"]
+    assert history[-1]["accuracy"] > history[0]["accuracy"]
