@@ -37,23 +37,25 @@ def problem(kind: str, T: int) -> GaussianMixtureOracle:
     return GaussianMixtureOracle(schedule, means, torch.tensor([0.02, 0.04, 0.03]), torch.tensor([0.3, 0.5, 0.2]))
 
 
-def grid(T: int, steps: int) -> list[int]:
-    """``steps`` equal steps from T-1 down to END * T."""
-    end = round(END * T)
-    return [round(T - 1 - i * (T - 1 - end) / steps) for i in range(steps + 1)]
+def grid(schedule: NoiseSchedule, steps: int) -> list[int]:
+    """``steps`` steps, equal in log(a / s), from T-1 down to END * T."""
+    log_snr = torch.log(schedule.a / schedule.s).flip(0)  # increasing
+    end = schedule.T - 1 - round(END * schedule.T)
+    levels = torch.linspace(float(log_snr[0]), float(log_snr[end]), steps + 1, dtype=torch.float64)
+    return [schedule.T - 1 - int((log_snr - level).abs().argmin()) for level in levels]
 
 
-def median_errors(kind: str, solver: Callable[..., Tensor], steps: Sequence[int] = STEPS, samples: int = 256, seed: int = 0,
-                  T: int = 200_000, reference_steps: int = 4000) -> list[float]:  # fmt: skip
+def median_errors(kind: str, solver: Callable[..., Tensor], steps: Sequence[int] = STEPS, samples: int = 128, seed: int = 0,
+                  T: int = 20_000, reference_steps: int = 1000) -> list[float]:  # fmt: skip
     """The median over samples of the distance to the exact end of the trajectory, for each number of steps."""
     oracle = problem(kind, T)
     x_T = torch.randn(samples, 2, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
     if isinstance(oracle, GaussianOracle):
-        exact = oracle.flow(x_T, T - 1, grid(T, 1)[-1])  # in closed form
+        exact = oracle.flow(x_T, T - 1, grid(oracle.schedule, 1)[-1])  # in closed form
     else:
-        exact = samplers.ode(oracle, oracle.schedule, x_T, timesteps=grid(T, reference_steps), progress=False)
+        exact = samplers.ode(oracle, oracle.schedule, x_T, timesteps=grid(oracle.schedule, reference_steps), progress=False)
     return [
-        float((solver(oracle, oracle.schedule, x_T, timesteps=grid(T, n), progress=False) - exact).norm(dim=1).median())
+        float((solver(oracle, oracle.schedule, x_T, timesteps=grid(oracle.schedule, n), progress=False) - exact).norm(dim=1).median())
         for n in steps
     ]
 

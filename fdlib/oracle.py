@@ -61,9 +61,8 @@ class GaussianMixtureOracle(nn.Module):
         """The exact E[noise | x_t]."""
         flat = x_t.flatten(1)
         a, s = self.schedule.at(t, like=flat)
-        _, x0 = self._components(flat, t)
-        responsibilities = self.responsibilities(flat, t)
-        # in terms of noise: (x_t - a E[x0]) / s
+        log_density, x0 = self._components(flat, t)
+        responsibilities = torch.softmax(self.log_weights + log_density, dim=1)
         mean = torch.einsum("bk,bkd->bd", responsibilities, x0)
         return Prediction(noise=((flat - a * mean) / s).reshape(x_t.shape))
 
@@ -87,8 +86,8 @@ class GaussianMixtureOracle(nn.Module):
         """Mean (B, D) and covariance (B, D, D) of x_0 given x_t."""
         flat = x_t.flatten(1)
         a, s = self.schedule.at(t, like=flat)
-        _, means = self._components(flat, t)
-        r = self.responsibilities(flat, t)
+        log_density, means = self._components(flat, t)
+        r = torch.softmax(self.log_weights + log_density, dim=1)
         mean = torch.einsum("bk,bkd->bd", r, means)
         s2 = torch.as_tensor(s**2).reshape(-1, 1, 1)
         a2 = torch.as_tensor(a**2).reshape(-1, 1, 1)

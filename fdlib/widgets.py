@@ -59,11 +59,10 @@ class PictureSlider(ipywidgets.VBox):
         interval: int,
         caption: Callable[[int], str] | None = None,
     ):
-        if not 0 <= value < count:
-            raise ValueError(f"value must be one of 0 .. {count - 1}, got {value}")
+        _check_value(value, count)
         self._render, self._caption, self._labels, self._description = render, caption, labels, description
         self.picture = ipywidgets.Image(value=render(value), format="png", width=width)
-        self.picture.layout.max_width = "100%"
+        self.picture.layout.max_width = "calc(100% - 4px)"  # its margins, or the page would scroll sideways
         self.picture.layout.object_fit = "contain"
         self.picture.add_class("fdlib-picture")
         common = {"description": description, "continuous_update": True, "layout": {"width": "min(100%, 480px)"}}
@@ -74,7 +73,7 @@ class PictureSlider(ipywidgets.VBox):
             options = [(str(label), i) for i, label in enumerate(labels)]
             self.slider = ipywidgets.SelectionSlider(options=options, value=value, **common)
             self._position = "index"
-        self._note = ipywidgets.HTML()
+        self._note = ipywidgets.HTML(layout={"display": "none"})
         controls = [self.slider]
         self.play = None
         if play:
@@ -85,7 +84,7 @@ class PictureSlider(ipywidgets.VBox):
         self.slider.observe(self._move, names=self._position)
         self._write_note(value)
         row = ipywidgets.HBox(controls, layout={"align_items": "center"})
-        super().__init__([self.picture, row, *([self._note] if caption else [])])
+        super().__init__([self.picture, row, self._note])
 
     @property
     def value(self) -> int:
@@ -96,12 +95,18 @@ class PictureSlider(ipywidgets.VBox):
         setattr(self.slider, self._position, index)
 
     def _move(self, change: dict[str, Any]) -> None:
-        self.picture.value = self._render(change["new"])
+        try:
+            self.picture.value = self._render(change["new"])
+        except Exception as error:  # raised while the page, not a cell, is being served: shown nowhere but here
+            hint = "Does a later cell give another meaning to a name that the slider's function uses?"
+            self._note.value = f"<b>{html.escape(f'{type(error).__name__}: {error}')}</b><br>{hint}"
+            self._note.layout.display = None
+            raise
         self._write_note(change["new"])
 
     def _write_note(self, index: int) -> None:
-        if self._caption:
-            self._note.value = html.escape(self._caption(index))
+        self._note.value = html.escape(self._caption(index)) if self._caption else ""
+        self._note.layout.display = None if self._caption else "none"
 
     def _ipython_display_(self, **kwargs) -> None:
         """Show a still for pages without widgets, then the widget itself."""
@@ -193,11 +198,15 @@ def noise_slider(
         return np.concatenate([above, np.full_like(above[:4], 255), pixels])
 
     @functools.lru_cache(maxsize=256)
-    def render(t: int) -> bytes:
-        return png_bytes(picture(t))
+    def drawn(t: int) -> tuple[bytes, int]:
+        pixels = picture(t)
+        return png_bytes(pixels), _width(pixels, scale, None)
 
-    width = _width(picture(value), scale, None)
-    return PictureSlider(render, T, None, description, value, width, play, interval, caption)
+    def render(t: int) -> bytes:
+        return drawn(t)[0]
+
+    _check_value(value, T)  # before noise_fn is asked for it
+    return PictureSlider(render, T, None, description, value, drawn(value)[1], play, interval, caption)
 
 
 class LivePicture:
@@ -248,6 +257,11 @@ def live_picture(draw: Callable[[Any], Any] | None = None, columns: int = 8, sca
         scale: screen pixels an image pixel; by default as fits.
     """
     return LivePicture(draw, columns, scale)
+
+
+def _check_value(value: int, count: int) -> None:
+    if not 0 <= value < count:
+        raise ValueError(f"value must be one of 0 .. {count - 1}, got {value}")
 
 
 def _is_drawing(frame: Any) -> bool:

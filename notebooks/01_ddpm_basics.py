@@ -25,14 +25,14 @@
 # 2. derive one step of the way back, $q(x_{t-1} \mid x_t, x_0)$, and verify it by simulation;
 # 3. see that predicting noise *is* regression on the score, and do the regression;
 # 4. look inside an exact denoiser;
-# 5. write the DDPM sampler in six lines and measure how good its samples are;
+# 5. write the DDPM sampler in a handful of lines and measure how good its samples are;
 # 6. move a slider through time, and watch samplers carry noise to data.
 #
 # | profile | time |
 # |---|---|
-# | `ci` | 99 s |
-# | `laptop` | 99 s |
-# | `gpu` | 99 s |
+# | `ci` | about 25 s |
+# | `laptop` | about 45 s |
+# | `gpu` | about 45 s (this chapter computes on the CPU) |
 #
 # **Before you start**: Python with PyTorch tensors; expectation, variance and the bell curve of a Gaussian; Bayes' rule.
 #
@@ -434,7 +434,7 @@ weights = torch.softmax(-0.5 * noise_needed.square().sum(-1), dim=1)[..., None] 
 by_counting = (weights * noise_needed).sum(1)
 standard_error = (weights * (noise_needed - by_counting[:, None])).square().sum(1).sqrt()
 off = (by_counting - face(x_t, t).noise) / standard_error
-print(f"{len(data)} examples: {off.square().mean().sqrt():.2f} standard errors off the closed form (about 1 expected)")
+print(f"{len(data)} examples and the closed form: {off.square().mean().sqrt():.2f} standard errors apart (1 expected)")
 assert 0.5 < off.square().mean().sqrt() < 1.5
 
 # %% [markdown]

@@ -13,7 +13,7 @@ import pytest
 import torch
 from PIL import Image
 
-from fdlib import viz
+from fdlib import plots, viz
 from fdlib.files import DiskFull
 from fdlib.images import to_uint8
 from fdlib.schedule import NoiseSchedule
@@ -62,12 +62,12 @@ def test_images_titles_and_caption_do_not_cover_the_images():
     figure = viz.show_images(
         IMAGES, [f"number {i}" for i in range(5)], columns=2, scale=9, caption="A long line. " * 12
     )
-    assert texts(figure)[:5] == [f"number {i}" for i in range(5)] and texts(figure)[5].startswith("A long line.")
+    assert texts(figure)[1:] == [f"number {i}" for i in range(5)] and texts(figure)[0].startswith("A long line.")
     picture = rendered(figure)
     for image in IMAGES:
         assert contains(picture, enlarged(image, 9))
     # the caption is wrapped within the figure
-    box = figure.axes[0].texts[-1].get_window_extent()
+    box = figure.axes[0].texts[0].get_window_extent()
     assert box.x0 >= 0 and box.x1 <= figure.bbox.width and box.y0 >= 0
     with pytest.raises(ValueError, match="each of the 5 images"):
         viz.show_images(IMAGES, ["one"])
@@ -82,7 +82,7 @@ def test_default_scale_fits_the_page():
 def test_rows_have_their_labels_and_may_differ_in_length():
     rows = {"DDIM": IMAGES[:2], "a long name that needs two lines": IMAGES[:3]}
     figure = viz.show_rows(rows, titles=["a", "b", "c"], scale=6, caption="below")
-    assert texts(figure) == ["DDIM", "a long name that\nneeds two lines", "a", "b", "c", "below"]
+    assert texts(figure) == ["below", "DDIM", "a long name that\nneeds two lines", "a", "b", "c"]
     picture = rendered(figure)
     assert all(contains(picture, enlarged(image, 6)) for image in IMAGES[:3])
     boxes = [text.get_window_extent() for text in figure.axes[0].texts]
@@ -168,12 +168,11 @@ def test_curves_of_seeds_are_median_and_range():
 
 
 def test_smoothing_is_symmetric_and_keeps_constants():
-    assert np.allclose(viz._smooth(np.full(9, 2.5), 0.9), 2.5)
-    assert np.allclose(
-        viz._smooth(np.array([0.0, 0, 1, 0, 0]), 0.5), [1 / 7.75, 1 / 4.5 / 1.0556, 0.4, 0.2105, 0.129], atol=2e-3
-    )
+    assert np.allclose(plots._smooth(np.full(9, 2.5), 0.9), 2.5)
+    # weights 1/4 1/2 1 1/2 1/4 over their sums 31/16, 19/8, 5/2
+    assert np.allclose(plots._smooth(np.array([0.0, 0, 1, 0, 0]), 0.5), [4 / 31, 4 / 19, 2 / 5, 4 / 19, 4 / 31])
     values = np.arange(101.0)
-    assert np.allclose(viz._smooth(values, 0.8)[50], 50)  # no lag in the middle of a slope
+    assert np.allclose(plots._smooth(values, 0.8)[50], 50)  # no lag in the middle of a slope
     figure = viz.plot_curves({"a": RECORDS}, smoothing=0.5)
     assert len(figure.axes[0].lines) == 2  # the values, faint, and the smooth line
 
