@@ -32,7 +32,8 @@ def problem(kind: str, T: int) -> GaussianMixtureOracle:
     """A multimodal mixture or a single Gaussian, in the plane, at the scale of images."""
     schedule = NoiseSchedule.linear(T, rescale=True)  # T is large so that rounding times to indices does not matter
     if kind == "gaussian":
-        return GaussianOracle(schedule, torch.tensor([0.5, -0.3]).double(), torch.tensor([[0.30, 0.12], [0.12, 0.10]]).double())
+        covariance = torch.tensor([[0.30, 0.12], [0.12, 0.10]]).double()
+        return GaussianOracle(schedule, torch.tensor([0.5, -0.3]).double(), covariance)
     means = torch.tensor([[-0.8, -0.5], [0.9, -0.3], [0.0, 0.9]]).double()
     return GaussianMixtureOracle(schedule, means, torch.tensor([0.02, 0.04, 0.03]), torch.tensor([0.3, 0.5, 0.2]))
 
@@ -45,8 +46,8 @@ def grid(schedule: NoiseSchedule, steps: int) -> list[int]:
     return [schedule.T - 1 - int((log_snr - level).abs().argmin()) for level in levels]
 
 
-def median_errors(kind: str, solver: Callable[..., Tensor], steps: Sequence[int] = STEPS, samples: int = 128, seed: int = 0,
-                  T: int = 20_000, reference_steps: int = 1000) -> list[float]:  # fmt: skip
+def median_errors(kind: str, solver: Callable[..., Tensor], steps: Sequence[int] = STEPS, samples: int = 128,
+                  seed: int = 0, T: int = 20_000, reference_steps: int = 1000) -> list[float]:  # fmt: skip
     """The median over samples of the distance to the exact end of the trajectory, for each number of steps."""
     oracle = problem(kind, T)
     x_T = torch.randn(samples, 2, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
@@ -54,10 +55,11 @@ def median_errors(kind: str, solver: Callable[..., Tensor], steps: Sequence[int]
         exact = oracle.flow(x_T, T - 1, grid(oracle.schedule, 1)[-1])  # in closed form
     else:
         exact = samplers.ode(oracle, oracle.schedule, x_T, timesteps=grid(oracle.schedule, reference_steps), progress=False)
-    return [
-        float((solver(oracle, oracle.schedule, x_T, timesteps=grid(oracle.schedule, n), progress=False) - exact).norm(dim=1).median())
-        for n in steps
-    ]
+    errors = []
+    for n in steps:
+        end = solver(oracle, oracle.schedule, x_T, timesteps=grid(oracle.schedule, n), progress=False)
+        errors.append(float((end - exact).norm(dim=1).median()))
+    return errors
 
 
 def order(errors: Sequence[float], steps: Sequence[int] = STEPS) -> float:

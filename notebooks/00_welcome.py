@@ -244,7 +244,7 @@ report_folder("cache", cache_folder, "FDLIB_CACHE")
 report_folder("runs", lambda: course.run_folder("00_welcome"), "FDLIB_RUNS")
 if cuda:
     gpu_memory = torch.cuda.get_device_properties(0).total_memory / GIB
-    few = "if it runs out of memory, choose the laptop profile." if gpu_memory < 6 else None
+    few = "it may run out of memory; the laptop size then still works." if gpu_memory < 6 else None
     report("GPU", f"{torch.cuda.get_device_name()}, {gpu_memory:.0f} GiB", few)
     words = {"fp16": "fp16 (no bf16 of its own, like the T4)", "no": "float32 only (an old GPU)"}
     report("precision", words.get(course.precision(), "bf16"))

@@ -99,10 +99,10 @@ def seeded(seed):
 # %%
 schedule = NoiseSchedule.linear(T=1000)  # Ho et al. 2020: beta grows linearly from 0.0001 to 0.02
 pictures = render(index_to_factors([480, 167_025, 301_334, 459_111]), size=32).images  # (4, 3, 32, 32) in [-1, 1]
-noise = torch.randn(pictures.shape, generator=seeded(0))
+pictures_noise = torch.randn(pictures.shape, generator=seeded(0))
 
 times = [0, 30, 100, 200, 300, 500, 999]
-strip = [pictures] + [process.add_noise(schedule, pictures, t, noise) for t in times]
+strip = [pictures] + [process.add_noise(schedule, pictures, t, pictures_noise) for t in times]
 viz.show_strip(strip, ["clean"] + [f"t = {t}" for t in times])
 
 # %% [markdown]
@@ -112,7 +112,7 @@ viz.show_strip(strip, ["clean"] + [f"t = {t}" for t in times])
 # %%
 widgets.noise_slider(
     pictures,
-    lambda t: process.add_noise(schedule, pictures, t, noise),
+    lambda t: process.add_noise(schedule, pictures, t, pictures_noise),
     value=100,
     caption=lambda t: f"signal a = {schedule.a[t]:.3f}, noise s = {schedule.s[t]:.3f}",
 )
@@ -208,7 +208,7 @@ rescaled = NoiseSchedule.linear(T=100, rescale=True)  # betas times 1000 / T
 last = {"T = 1000": schedule, "T = 100": short, "T = 100, rescaled": rescaled}
 assert round(float(short.alpha_bars[-1]), 3) == 0.364 and rescaled.alpha_bars[-1] < 1e-4
 viz.show_rows(
-    {name: process.add_noise(each, pictures, each.T - 1, noise) for name, each in last.items()},
+    {name: process.add_noise(each, pictures, each.T - 1, pictures_noise) for name, each in last.items()},
     caption="The last x_t of three schedules. In the middle row the pictures have not gone.",
 )
 
@@ -546,7 +546,7 @@ for panel, t in zip(panels, [30, 150, 400, 900]):
     panel.scatter(*x_t.T, s=10, color=viz.OKABE_ITO["blue"])
     panel.quiver(*x_t.T, *(x0_hat - x_t).T, angles="xy", scale_units="xy", scale=1, width=0.004, alpha=0.5)
     panel.scatter(*x0_hat.T, s=10, color=viz.OKABE_ITO["vermillion"], zorder=3)
-    plane(panel, f"t = {t}")
+    plane(panel, f"t = {t}", limits=2.3)
 dots = panels[0].collections
 _ = panels[0].legend(dots[:2] + dots[3:], ["data", "$x_t$", "$\\hat x_0$"], loc="lower left", fontsize=8)
 
@@ -814,16 +814,16 @@ print(f"DDIM, run again:                  {median_gap(ddim_path[-1], ddim_again)
 assert median_gap(ddpm_path[-1], ddpm_again) > 0.5, "where DDPM ends is not written in its start"
 assert median_gap(ddim_path[-1], ddim_again) == 0, "where DDIM ends is"
 
-print("\nquestions to the denoiser   gap to the fine solution: DDIM        ODE")
+print("\ngap to the fine solution:     DDIM        ODE")
 for k in [100, 400]:
     ddim_gap = median_gap(samplers.ddim(face, schedule, start, steps=k), fine)
     ode_gap = median_gap(samplers.ode(face, schedule, start, steps=k // 2), fine)
-    print(f"{k:25} {ddim_gap:34.5f} {ode_gap:10.5f}")
+    print(f"    asking {k:3} times {ddim_gap:16.5f} {ode_gap:10.5f}")
     assert max(ddim_gap, ode_gap) < 0.05, "DDIM and ODE follow the same curves"
 assert ode_gap < ddim_gap, "with many questions, the better rule pays"
 
 # %% [markdown]
-# Look at the two rows: with 100 questions the better rule does not pay yet, with 400 it does. The last stretch decides,
+# Look at the two rows: asking 100 times, the better rule does not pay yet; asking 400 times, it does. The last stretch decides,
 # where the strokes are finer than the steps. Chapter 2 has a sampler that is good at few.
 #
 # ## What you know now

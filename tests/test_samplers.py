@@ -1,6 +1,7 @@
 """The samplers: against diffusers, against exact solutions, and what they promise their callers."""
 
 import importlib.util
+import math
 from pathlib import Path
 
 import pytest
@@ -34,14 +35,17 @@ def mixture(schedule=LINEAR, dtype=torch.float64):
 # ---------------------------------------------------------------------- against diffusers
 
 
-@pytest.fixture(scope="module")
-def net():
-    """A small U-Net with random weights in every layer, in float64."""
-    torch.manual_seed(0)
-    net = UNet(image_size=8, channels=8, multipliers=(1, 2), blocks=1, attention=(4,)).double().eval()
-    for p in net.parameters():
-        torch.nn.init.normal_(p, std=0.15)
-    return net
+class RandomDenoiser:
+    """A random two-layer network in float64 whose x0 lies in [-2, 2], said as noise or as velocity."""
+
+    def __init__(self, kind, shape=(3, 4, 4)):
+        n = math.prod(shape)
+        self.kind, self.inner, self.outer = kind, randn(64, n, seed=1) / n**0.5, randn(n, 64, seed=2) / 8
+
+    def __call__(self, x_t, t):
+        hidden = torch.tanh(x_t.flatten(1) @ self.inner.T + torch.sin(t[:, None] / torch.arange(1, 65)))
+        x0 = 2 * torch.tanh(2 * hidden @ self.outer.T).reshape(x_t.shape)
+        return Prediction(**{self.kind: convert(LINEAR, Prediction(x0=x0), x_t, t, self.kind)})
 
 
 DIFFUSERS = {
@@ -61,13 +65,18 @@ DIFFUSERS = {
 }  # fmt: skip
 
 
-@pytest.mark.parametrize("name", DIFFUSERS)
-@pytest.mark.parametrize("steps", [20, 50])
-@pytest.mark.parametrize("kind", ["noise", "velocity"])
-def test_agrees_with_diffusers(name, steps, kind, net):
-    """The same betas, x_T, network and random numbers: after all steps the difference is at most 1e-5."""
+# diffusers' inversion reads a velocity with the a and s of the time before, ours with those of the time it was predicted for
+CASES = [(name, steps, kind) for name in DIFFUSERS for steps in (20, 50, 1000) for kind in ("noise", "velocity")
+         if (name, kind) != ("ddim_invert", "velocity")]  # fmt: skip
+
+
+@pytest.mark.filterwarnings("ignore:__array__ implementation")  # diffusers
+@pytest.mark.parametrize("name, steps, kind", CASES)
+def test_agrees_with_diffusers(name, steps, kind):
+    """The same betas, x_T, network and random numbers: at every step the difference is at most 1e-5."""
     diffusers = pytest.importorskip("diffusers")
     scheduler_name, options, sampler, ours, theirs = DIFFUSERS[name]
+    random = scheduler_name in ("DDPMScheduler", "DDIMScheduler")
     if scheduler_name != "DPMSolverMultistepScheduler":
         options = {"clip_sample": False, **options}
     scheduler = getattr(diffusers, scheduler_name)(
@@ -75,22 +84,21 @@ def test_agrees_with_diffusers(name, steps, kind, net):
         prediction_type={"noise": "epsilon", "velocity": "v_prediction"}[kind], **options)  # fmt: skip
     scheduler.alphas_cumprod = torch.cumprod(1 - torch.linspace(1e-4, 0.02, 1000, dtype=torch.float64), 0)  # not float32
     scheduler.set_timesteps(steps)
-    start = randn(2, 3, 8, 8)
-    if name == "ddim_invert":
-        start = start.clamp(-1, 1)
-    x, noise = start, generator(7)
-    with torch.no_grad():
-        for t in scheduler.timesteps:
-            output = net(x, t.repeat(2)).noise
-            extra = dict(theirs, generator=noise) if scheduler_name in ("DDPMScheduler", "DDIMScheduler") else theirs
-            x = scheduler.step(output, t, x, **extra).prev_sample
+    denoiser, x, noise, theirs_x = RandomDenoiser(kind), randn(2, 3, 4, 4), generator(7), []
+    for t in scheduler.timesteps:
+        step = scheduler.step(denoiser(x, t.repeat(2)).value, t, x, **theirs, **({"generator": noise} if random else {}))
+        x = step.prev_sample
+        theirs_x.append(x)
+    if scheduler_name == "DDPMScheduler":  # where the grid's last time is not 0, it adds noise to the clean image; 2.10 does not
+        theirs_x[-1] = step.pred_original_sample
 
-    found = sampler(lambda x, t: Prediction(**{kind: net(x, t).noise}), LINEAR, start, steps=steps, generator=generator(7),
-                    progress=False, **ours)  # fmt: skip
-    difference = float((found - x).abs().max())
-    print(f"{name}, {steps} steps, {kind}: {difference:.1e} at size {float(x.abs().max()):.1f}")
+    ours_x = []
+    sampler(denoiser, LINEAR, randn(2, 3, 4, 4), steps=steps, generator=generator(7), progress=False,
+            callback=lambda step: ours_x.append(step.x), **ours)  # fmt: skip
+    difference = max(float((a - b).abs().max()) for a, b in zip(ours_x, theirs_x, strict=True))
+    print(f"{name}, {steps} steps, {kind}: {difference:.1e} at size {max(float(x.abs().max()) for x in ours_x):.1f}")
     assert difference <= 1e-5
-    assert float((found - start).abs().max()) > 0.1  # and it went somewhere
+    assert float((ours_x[-1] - ours_x[0]).abs().max()) > 0.1  # and it went somewhere
 
 
 def test_ddpm_agrees_with_diffusers_over_all_1000_steps():
@@ -105,12 +113,11 @@ def test_ddpm_agrees_with_diffusers_over_all_1000_steps():
     assert float((found - x).abs().max()) <= 1e-4  # two float32 computations of a thousand steps
 
 
-def test_half_precision_does_not_fall_apart():
-    for dtype, bound in ((torch.float32, 1e-3),):
-        exact = samplers.dpm_solver_pp(mixture(), LINEAR, randn(64, 2), steps=50, progress=False)
-        found = samplers.dpm_solver_pp(mixture(dtype=dtype), LINEAR, randn(64, 2).to(dtype), steps=50, progress=False)
-        assert found.dtype == dtype
-        assert float((found - exact).abs().median()) < bound
+def test_float32_is_enough():
+    exact = samplers.dpm_solver_pp(mixture(), LINEAR, randn(64, 2), steps=100, progress=False)
+    found = samplers.dpm_solver_pp(mixture(dtype=torch.float32), LINEAR, randn(64, 2).float(), steps=100, progress=False)
+    assert found.dtype == torch.float32
+    assert float((found - exact).abs().median()) < 1e-5
 
 
 # ---------------------------------------------------------------------- orders of convergence
@@ -126,29 +133,13 @@ def convergence():
 
 
 @pytest.mark.parametrize("name, expected", [("ddim", 1), ("dpm_solver_pp", 2), ("ode", 2)])
-@pytest.mark.parametrize("kind", ["gaussian", pytest.param("mixture", marks=pytest.mark.slow)])
+@pytest.mark.parametrize("kind", ["gaussian", "mixture"])
 def test_order_of_convergence(convergence, kind, name, expected):
     errors = convergence.median_errors(kind, convergence.SOLVERS[name][0])
     order = convergence.order(errors)
     print(f"{kind}: order of {name} = {order:.3f}, median errors {[f'{e:.2e}' for e in errors]}")
     assert abs(order - expected) <= 0.2
     assert errors[-1] < 0.02
-
-
-def test_order_on_the_mixture_by_halving_once(convergence):
-    """The quick form of the test above: 40 against 80 steps, the multimodal problem, a coarser reference."""
-    reference = None
-    for name, (solver, expected) in convergence.SOLVERS.items():
-        oracle = convergence.problem("mixture", 20_000)
-        x_T = randn(64, 2)
-        if reference is None:
-            reference = samplers.ode(oracle, oracle.schedule, x_T, timesteps=convergence.grid(oracle.schedule, 400),
-                                     progress=False)  # fmt: skip
-        errors = []
-        for n in (40, 80):
-            end = solver(oracle, oracle.schedule, x_T, timesteps=convergence.grid(oracle.schedule, n), progress=False)
-            errors.append(float((end - reference).norm(dim=1).median()))
-        assert convergence.order(errors, (40, 80)) == pytest.approx(expected, abs=0.3), name
 
 
 def test_euler_is_ddim():
@@ -190,8 +181,9 @@ def test_the_oracle_sampled_gives_the_mixture(sampler, options):
     noise = randn(n, 2)
     samples = sampler(oracle, LINEAR, noise, generator=generator(9), progress=False, **options)
     found = energy_distance(truth, samples)
-    print(f"{sampler.__name__} {options}: {found:.5f}; between true samples {natural:.5f}; noise {energy_distance(truth, noise):.5f}")
-    assert found < 4 * natural < 0.1 * energy_distance(truth, noise)
+    far = energy_distance(truth, noise)
+    print(f"{sampler.__name__} {options}: {found:.5f}; between true samples {natural:.5f}; noise {far:.5f}")
+    assert found < 4 * natural < 0.1 * far
 
 
 # ---------------------------------------------------------------------- inversion
@@ -213,9 +205,9 @@ def test_fixed_point_iterations_make_the_inversion_exact():
     schedule = NoiseSchedule.linear(1000)
     oracle = GaussianOracle(schedule, torch.tensor([0.2, -0.1]).double(), 0.3)
     x0 = oracle.sample(16, generator(1))
-    x_T = samplers.ddim_invert(oracle, schedule, x0, steps=200, iterations=30, progress=False)
-    back = samplers.ddim(oracle, schedule, x_T, steps=200, progress=False)
-    plain = samplers.ddim_invert(oracle, schedule, x0, steps=200, progress=False)
+    x_T = samplers.ddim_invert(oracle, schedule, x0, steps=50, iterations=40, progress=False)
+    back = samplers.ddim(oracle, schedule, x_T, steps=50, progress=False)
+    plain = samplers.ddim_invert(oracle, schedule, x0, steps=50, progress=False)
     assert float((back - x0).abs().max()) < 1e-9 < float((plain - x_T).abs().max())
 
 
@@ -344,6 +336,8 @@ def test_bad_options(call, message):
         call(randn(2, 2))
 
 
-def test_a_network_refuses_images_of_another_size(net):
+def test_a_network_refuses_images_of_another_size():
+    net = UNet(image_size=8, channels=8, multipliers=(1, 2), blocks=1)
+    assert samplers.ddim(net, LINEAR, torch.randn(1, 3, 8, 8), steps=2, progress=False).shape == (1, 3, 8, 8)
     with pytest.raises(ValueError, match="x_t must be 8x8 pixels for this model, got 16x16: resize them"):
-        samplers.ddim(net, LINEAR, randn(1, 3, 16, 16), steps=2)
+        samplers.ddim(net, LINEAR, torch.randn(1, 3, 16, 16), steps=2)
