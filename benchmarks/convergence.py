@@ -23,7 +23,11 @@ from fdlib import samplers
 from fdlib.oracle import GaussianMixtureOracle, GaussianOracle
 from fdlib.schedule import NoiseSchedule
 
-SOLVERS = {"ddim": (samplers.ddim, 1), "dpm_solver_pp": (samplers.dpm_solver_pp, 2), "ode": (samplers.ode, 2)}  # and their order
+SOLVERS = {
+    "ddim": (samplers.ddim, 1),
+    "dpm_solver_pp": (samplers.dpm_solver_pp, 2),
+    "ode": (samplers.ode, 2),
+}  # and their order
 STEPS = (40, 57, 80, 113, 160)
 END = 0.02  # share of T at which the grids end
 
@@ -54,7 +58,9 @@ def median_errors(kind: str, solver: Callable[..., Tensor], steps: Sequence[int]
     if isinstance(oracle, GaussianOracle):
         exact = oracle.flow(x_T, T - 1, grid(oracle.schedule, 1)[-1])  # in closed form
     else:
-        exact = samplers.ode(oracle, oracle.schedule, x_T, timesteps=grid(oracle.schedule, reference_steps), progress=False)
+        exact = samplers.ode(
+            oracle, oracle.schedule, x_T, timesteps=grid(oracle.schedule, reference_steps), progress=False
+        )
     errors = []
     for n in steps:
         end = solver(oracle, oracle.schedule, x_T, timesteps=grid(oracle.schedule, n), progress=False)
@@ -89,7 +95,11 @@ def main() -> None:
     if arguments.json:
         print(json.dumps(rows, indent=2))
         return
-    print(f"{'problem':10}{'solver':15}{'order':>7}  expected   median error after " + ", ".join(map(str, STEPS)) + " steps")
+    print(
+        f"{'problem':10}{'solver':15}{'order':>7}  expected   median error after "
+        + ", ".join(map(str, STEPS))
+        + " steps"
+    )
     for row in rows:
         errors = "  ".join(f"{e:.2e}" for e in row["median_errors"])
         print(f"{row['problem']:10}{row['solver']:15}{row['order']:7.3f}  {row['expected_order']:8}   {errors}")

@@ -27,7 +27,9 @@ CONFIGURATIONS = {
 }
 
 
-def theirs(size: int, channels: int, multipliers: tuple[int, ...], blocks: int, attention: tuple[int, ...]) -> UNet2DModel:
+def theirs(
+    size: int, channels: int, multipliers: tuple[int, ...], blocks: int, attention: tuple[int, ...]
+) -> UNet2DModel:
     sizes = [size >> level for level in range(len(multipliers))]
     return UNet2DModel(
         sample_size=size,
@@ -53,7 +55,10 @@ def seconds(model: torch.nn.Module, x: torch.Tensor, t: torch.Tensor) -> float:
 def compare(name: str, rounds: int) -> dict:
     size, channels, multipliers, blocks, attention, batch = CONFIGURATIONS[name]
     torch.manual_seed(0)
-    ours, other = UNet(size, channels, multipliers, blocks, attention), theirs(size, channels, multipliers, blocks, attention)
+    ours, other = (
+        UNet(size, channels, multipliers, blocks, attention),
+        theirs(size, channels, multipliers, blocks, attention),
+    )
     x, t = torch.randn(batch, 3, size, size), torch.randint(1000, (batch,))
     for model in (ours, other, ours, other):  # warm up
         seconds(model, x, t)
@@ -83,10 +88,15 @@ def main() -> None:
     for name in arguments.configurations:
         row = compare(name, arguments.rounds)
         rows.append(row)
-        print(f"{name:10}  ours {row['ours_ms']:7.1f} ms   diffusers {row['diffusers_ms']:7.1f} ms   "
-              f"ratio {row['ratio_median']:.3f} ({row['ratio_range'][0]:.3f} .. {row['ratio_range'][1]:.3f})   parameters {row['parameters']}")
+        low, high = row["ratio_range"]
+        print(
+            f"{name:10}  ours {row['ours_ms']:7.1f} ms   diffusers {row['diffusers_ms']:7.1f} ms   "
+            f"ratio {row['ratio_median']:.3f} ({low:.3f} .. {high:.3f})   parameters {row['parameters']}"
+        )
     if arguments.json:
-        arguments.json.write_text(json.dumps({"threads": torch.get_num_threads(), "torch": torch.__version__, "rows": rows}, indent=2) + "\n")
+        result = {"threads": torch.get_num_threads(), "torch": torch.__version__, "rows": rows}
+        arguments.json.parent.mkdir(parents=True, exist_ok=True)
+        arguments.json.write_text(json.dumps(result, indent=2) + "\n")
 
 
 if __name__ == "__main__":

@@ -49,7 +49,9 @@ class Prediction:
     def __post_init__(self) -> None:
         given = [q for q in QUANTITIES if getattr(self, q) is not None]
         if len(given) != 1:
-            raise ValueError(f"a Prediction holds exactly one of {', '.join(QUANTITIES)}; got {', '.join(given) or 'none'}")
+            raise ValueError(
+                f"a Prediction holds exactly one of {', '.join(QUANTITIES)}; got {', '.join(given) or 'none'}"
+            )
 
     @property
     def kind(self) -> Quantity:
@@ -76,7 +78,9 @@ denoiser = UNet.from_pretrained("this folder or repository")
 """
 
 
-class Model(nn.Module, PyTorchModelHubMixin, library_name="fdlib", license="apache-2.0", model_card_template=MODEL_CARD):
+class Model(
+    nn.Module, PyTorchModelHubMixin, library_name="fdlib", license="apache-2.0", model_card_template=MODEL_CARD
+):
     """Base of everything trainable: how weights get to disk and back.
 
     ``save_pretrained(folder)`` writes ``model.safetensors`` and ``config.json`` (the arguments of ``__init__``);
@@ -104,7 +108,9 @@ class Model(nn.Module, PyTorchModelHubMixin, library_name="fdlib", license="apac
                     os.replace(file, folder / file.name)
         except (OSError, SafetensorError) as error:  # safetensors wraps the system's errors in its own
             number = errno.ENOSPC if "No space left" in str(error) else getattr(error, "errno", None) or errno.EIO
-            raise OSError(number, f"could not save the model to {folder} ({error}); nothing there was changed") from error
+            raise OSError(
+                number, f"could not save the model to {folder} ({error}); nothing there was changed"
+            ) from error
         finally:
             shutil.rmtree(staging, ignore_errors=True)
         return result
@@ -125,9 +131,13 @@ class Model(nn.Module, PyTorchModelHubMixin, library_name="fdlib", license="apac
             try:
                 saved = json.loads((folder / "config.json").read_text()).get("class", cls.__name__)
             except ValueError as error:
-                raise ValueError(f"{folder / 'config.json'} is damaged ({error}): save or download the model again") from error
+                raise ValueError(
+                    f"{folder / 'config.json'} is damaged ({error}): save or download the model again"
+                ) from error
             if saved != cls.__name__:
-                raise ValueError(f"{folder} holds a {saved}, not a {cls.__name__}: load it with {saved}.from_pretrained")
+                raise ValueError(
+                    f"{folder} holds a {saved}, not a {cls.__name__}: load it with {saved}.from_pretrained"
+                )
         elif folder.is_absolute() or len(folder.parts) != 2:  # hub ids look like "owner/name"
             raise FileNotFoundError(f"no folder {folder}, and it is no Hub id of the form owner/name")
         try:
@@ -135,11 +145,15 @@ class Model(nn.Module, PyTorchModelHubMixin, library_name="fdlib", license="apac
             with contextlib.redirect_stdout(io.StringIO()):  # the mixin prints where it loads from
                 return super().from_pretrained(str(pretrained_model_name_or_path), **options)
         except SafetensorError as error:
-            raise ValueError(f"the weights in {pretrained_model_name_or_path} are damaged or cut short ({error}): save or "
-                             "download the model again") from error
+            raise ValueError(
+                f"the weights in {pretrained_model_name_or_path} are damaged or cut short ({error}): save or "
+                "download the model again"
+            ) from error
         except RuntimeError as error:
-            raise ValueError(f"the weights in {pretrained_model_name_or_path} do not fit a {cls.__name__} of its config.json: "
-                             f"{error}") from error
+            raise ValueError(
+                f"the weights in {pretrained_model_name_or_path} do not fit a {cls.__name__} of its config.json: "
+                f"{error}"
+            ) from error
 
 
 class Denoiser(Model):
@@ -152,8 +166,9 @@ class Denoiser(Model):
         raise TypeError(f"{type(self).__name__} must define forward(x_t, t, **condition) -> Prediction")
 
 
-def check_images(images: Tensor, name: str = "images", channels: int | None = None, size: int | None = None,
-                 tolerance: float = 1e-3) -> None:
+def check_images(
+    images: Tensor, name: str = "images", channels: int | None = None, size: int | None = None, tolerance: float = 1e-3
+) -> None:
     """Refuse what is no batch of clean images: float (B, C, H, W) in [-1, 1].
 
     Raises:
@@ -161,11 +176,15 @@ def check_images(images: Tensor, name: str = "images", channels: int | None = No
     """
     if not isinstance(images, Tensor) or not images.is_floating_point():
         kind = images.dtype if isinstance(images, Tensor) else type(images).__name__
-        raise TypeError(f"{name} must be a float tensor in [-1, 1], got {kind}: for 0..255 pixels use images.float() / 127.5 - 1")
+        raise TypeError(
+            f"{name} must be a float tensor in [-1, 1], got {kind}: for 0..255 pixels use images.float() / 127.5 - 1"
+        )
     check_size(images, name, channels, size)
     low, high = torch.aminmax(images.detach())
     if not (low >= -1 - tolerance and high <= 1 + tolerance):
-        raise ValueError(f"{name} must lie in [-1, 1], got {low:.3g} .. {high:.3g}: for images in [0, 1] use images * 2 - 1")
+        raise ValueError(
+            f"{name} must lie in [-1, 1], got {low:.3g} .. {high:.3g}: for images in [0, 1] use images * 2 - 1"
+        )
 
 
 def check_size(images: Tensor, name: str = "x_t", channels: int | None = None, size: int | None = None) -> None:
@@ -175,8 +194,10 @@ def check_size(images: Tensor, name: str = "x_t", channels: int | None = None, s
     if channels is not None and images.shape[1] != channels:
         raise ValueError(f"{name} must have {channels} channels, got {images.shape[1]} in {tuple(images.shape)}")
     if size is not None and images.shape[2:] != (size, size):
-        raise ValueError(f"{name} must be {size}x{size} pixels for this model, got {images.shape[2]}x{images.shape[3]}: "
-                         f"resize them, or build the model with image_size={images.shape[2]}")
+        raise ValueError(
+            f"{name} must be {size}x{size} pixels for this model, got {images.shape[2]}x{images.shape[3]}: "
+            f"resize them, or build the model with image_size={images.shape[2]}"
+        )
 
 
 def batch_images(batch: Tensor | Mapping) -> Tensor:

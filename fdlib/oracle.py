@@ -31,7 +31,9 @@ class GaussianMixtureOracle(nn.Module):
     mean of the posterior, a mixture itself. Computed in the eigenbasis of each covariance, so every t costs the same.
     """
 
-    def __init__(self, schedule: NoiseSchedule, means: Tensor, covariances: Tensor | float, weights: Tensor | None = None):
+    def __init__(
+        self, schedule: NoiseSchedule, means: Tensor, covariances: Tensor | float, weights: Tensor | None = None
+    ):
         super().__init__()
         means = torch.as_tensor(means)
         if means.ndim != 2 or not means.is_floating_point():
@@ -41,7 +43,9 @@ class GaussianMixtureOracle(nn.Module):
         if covariances.ndim < 2:
             covariances = covariances.expand(K)[:, None, None] * torch.eye(D, dtype=means.dtype)
         if covariances.shape != (K, D, D):
-            raise ValueError(f"covariances must be (K, D, D), (K,) or a number with K={K}, D={D}; got {tuple(covariances.shape)}")
+            raise ValueError(
+                f"covariances must be (K, D, D), (K,) or a number with K={K}, D={D}; got {tuple(covariances.shape)}"
+            )
         weights = torch.ones(K, dtype=means.dtype) if weights is None else torch.as_tensor(weights, dtype=means.dtype)
         if weights.shape != (K,) or not (weights > 0).all():
             raise ValueError(f"weights must be {K} positive numbers, got {weights.tolist()}")
@@ -49,8 +53,9 @@ class GaussianMixtureOracle(nn.Module):
             raise ValueError("covariances must be symmetric")
         variances, axes = torch.linalg.eigh(covariances)
         if not (variances > 0).all():
-            raise ValueError("covariances must be positive definite: the smallest eigenvalue is "
-                             f"{float(variances.min()):g}")
+            raise ValueError(
+                f"covariances must be positive definite: the smallest eigenvalue is {float(variances.min()):g}"
+            )
         self.schedule = schedule
         self.register_buffer("means", means)
         self.register_buffer("variances", variances)  # (K, D) along

@@ -60,7 +60,11 @@ class Schedule:
     """Times are drawn as T u^power: 1 is uniform, more prefers low noise."""
 
     def build(self) -> NoiseSchedule:
-        return NoiseSchedule.linear(self.T, rescale=self.rescale) if self.kind == "linear" else NoiseSchedule.cosine(self.T)
+        return (
+            NoiseSchedule.linear(self.T, rescale=self.rescale)
+            if self.kind == "linear"
+            else NoiseSchedule.cosine(self.T)
+        )
 
 
 @dataclass
@@ -87,7 +91,9 @@ class Data:
             train, _ = split_indices(train=self.count, test=10_000, seed=self.seed)
             return Shapes3D(size=image_size, indices=train, source=self.path or "rendered")
         if self.path is None:
-            raise ValueError("data.path is missing: pass --data.path with a folder of pictures, or an .npz or .npy array of them")
+            raise ValueError(
+                "data.path is missing: pass --data.path with a folder of pictures, or an .npz or .npy array of them"
+            )
         from fdlib.data.photos import ArrayImages, ImageFolder
 
         if self.path.suffix in (".npz", ".npy"):
@@ -110,24 +116,39 @@ class Experiment:
 
 
 def _small(image_size: int, multipliers: Sequence[int], attention: Sequence[int]) -> Architecture:
-    return Architecture(image_size, channels=32, multipliers=tuple(multipliers), blocks=1, attention=tuple(attention), fold=2)
+    return Architecture(
+        image_size, channels=32, multipliers=tuple(multipliers), blocks=1, attention=tuple(attention), fold=2
+    )
 
 
 PRESETS: dict[str, tuple[str, Experiment]] = {
     "shapes32": (
         "Rendered 3D Shapes at 32 px, for 2 CPU cores: the plain denoiser of chapter 2.",
-        Experiment(_small(32, (1, 2, 2), (8,)), Data("shapes3d"), Schedule(),
-                   TrainingConfig(steps=8_000, batch_size=64, learning_rate=1e-3, warmup=200, decay="cosine", ema_decay=0.999)),
+        Experiment(
+            _small(32, (1, 2, 2), (8,)),
+            Data("shapes3d"),
+            Schedule(),
+            TrainingConfig(steps=8_000, batch_size=64, learning_rate=1e-3, warmup=200, decay="cosine", ema_decay=0.999),
+        ),
     ),
     "photos64-small": (
         "Your own pictures at 64 px, for 2 CPU cores.",
-        Experiment(_small(64, (1, 2, 3), (8,)), Data("photos", flip=True), Schedule(),
-                   TrainingConfig(steps=10_000, batch_size=32, learning_rate=5e-4, warmup=200, ema_decay=0.999,
-                                  save_every=500)),
+        Experiment(
+            _small(64, (1, 2, 3), (8,)),
+            Data("photos", flip=True),
+            Schedule(),
+            TrainingConfig(
+                steps=10_000, batch_size=32, learning_rate=5e-4, warmup=200, ema_decay=0.999, save_every=500
+            ),
+        ),
     ),
     "flower64": (
         "Thesis 2.4 at 64 px (Flower): 8 GPUs, 50 000 steps. The plain U-Net, its baseline.",
-        Experiment(Architecture(64), Data("photos"), Schedule(),
-                   TrainingConfig(steps=50_000, batch_size=128, learning_rate=1e-4, ema_decay=0.9999, save_every=5000)),
+        Experiment(
+            Architecture(64),
+            Data("photos"),
+            Schedule(),
+            TrainingConfig(steps=50_000, batch_size=128, learning_rate=1e-4, ema_decay=0.9999, save_every=5000),
+        ),
     ),
 }

@@ -109,7 +109,9 @@ class PowerT:
 
     power: float = 2.0
 
-    def __call__(self, n: int, T: int, generator: torch.Generator | None = None, device: torch.device | str = "cpu") -> Tensor:
+    def __call__(
+        self, n: int, T: int, generator: torch.Generator | None = None, device: torch.device | str = "cpu"
+    ) -> Tensor:
         u = torch.rand(n, generator=generator, device=device)
         return (T * u**self.power).long().clamp(max=T - 1)
 
@@ -121,7 +123,9 @@ class LogitNormalT:
     mean: float = 0.0
     std: float = 1.0
 
-    def __call__(self, n: int, T: int, generator: torch.Generator | None = None, device: torch.device | str = "cpu") -> Tensor:
+    def __call__(
+        self, n: int, T: int, generator: torch.Generator | None = None, device: torch.device | str = "cpu"
+    ) -> Tensor:
         z = torch.randn(n, generator=generator, device=device)
         return (T * torch.sigmoid(self.mean + self.std * z)).long().clamp(max=T - 1)
 
@@ -148,8 +152,9 @@ class DenoisingObjective:
     quantity: Quantity = "noise"
     condition: Sequence[str] = ()
 
-    def __call__(self, denoiser, batch: Tensor | Mapping,
-                 generator: torch.Generator | None = None) -> tuple[Tensor, dict[str, float]]:
+    def __call__(
+        self, denoiser, batch: Tensor | Mapping, generator: torch.Generator | None = None
+    ) -> tuple[Tensor, dict[str, float]]:
         x0 = batch_images(batch)
         check_images(x0, "the batch's images")
         t = self.timesteps(len(x0), self.schedule.T, generator, x0.device)

@@ -51,8 +51,18 @@ Callback = Callable[[SamplerStep], None]
 class _Run:
     """What the samplers share: the checked grid, the progress bar, counted evaluations, callbacks."""
 
-    def __init__(self, denoiser, schedule: NoiseSchedule, x: Tensor, steps: int, timesteps: Sequence[int] | None,
-                 callback: Callback | None, condition: Mapping, clip_x0: bool, progress: bool | None):
+    def __init__(
+        self,
+        denoiser,
+        schedule: NoiseSchedule,
+        x: Tensor,
+        steps: int,
+        timesteps: Sequence[int] | None,
+        callback: Callback | None,
+        condition: Mapping,
+        clip_x0: bool,
+        progress: bool | None,
+    ):
         if not isinstance(x, Tensor) or not x.is_floating_point():
             raise TypeError(f"x_T must be a float tensor, got {x.dtype if isinstance(x, Tensor) else type(x).__name__}")
         self.denoiser, self.schedule, self.callback = denoiser, schedule, callback
@@ -82,9 +92,20 @@ class _Run:
 
 
 @torch.no_grad()
-def ddpm(denoiser: Denoiser, schedule: NoiseSchedule, x_T: Tensor, steps: int | None = None, callback: Callback | None = None,
-         generator: torch.Generator | None = None, *, sigma: str = "beta", timesteps: Sequence[int] | None = None,
-         condition: Mapping | None = None, clip_x0: bool = False, progress: bool | None = None) -> Tensor:
+def ddpm(
+    denoiser: Denoiser,
+    schedule: NoiseSchedule,
+    x_T: Tensor,
+    steps: int | None = None,
+    callback: Callback | None = None,
+    generator: torch.Generator | None = None,
+    *,
+    sigma: str = "beta",
+    timesteps: Sequence[int] | None = None,
+    condition: Mapping | None = None,
+    clip_x0: bool = False,
+    progress: bool | None = None,
+) -> Tensor:
     """Sample by the reverse Markov chain (thesis equations 2.9 and 2.10, algorithm 2).
 
         x_next = 1/r (x - v / s noise) + sigma z,      r = a / a_next,  v = s^2 - r^2 s_next^2
@@ -128,9 +149,20 @@ def ddpm(denoiser: Denoiser, schedule: NoiseSchedule, x_T: Tensor, steps: int | 
 
 
 @torch.no_grad()
-def ddim(denoiser: Denoiser, schedule: NoiseSchedule, x_T: Tensor, steps: int = 50, callback: Callback | None = None,
-         generator: torch.Generator | None = None, *, eta: float = 0.0, timesteps: Sequence[int] | None = None,
-         condition: Mapping | None = None, clip_x0: bool = False, progress: bool | None = None) -> Tensor:
+def ddim(
+    denoiser: Denoiser,
+    schedule: NoiseSchedule,
+    x_T: Tensor,
+    steps: int = 50,
+    callback: Callback | None = None,
+    generator: torch.Generator | None = None,
+    *,
+    eta: float = 0.0,
+    timesteps: Sequence[int] | None = None,
+    condition: Mapping | None = None,
+    clip_x0: bool = False,
+    progress: bool | None = None,
+) -> Tensor:
     """Sample along straight lines between predicted image and predicted noise (Song et al. 2021, equation 12).
 
         x_next = a_next x0 + sqrt(s_next^2 - sigma^2) noise + sigma z
@@ -156,9 +188,19 @@ def ddim(denoiser: Denoiser, schedule: NoiseSchedule, x_T: Tensor, steps: int = 
 
 
 @torch.no_grad()
-def dpm_solver_pp(denoiser: Denoiser, schedule: NoiseSchedule, x_T: Tensor, steps: int = 20, callback: Callback | None = None,
-                  generator: torch.Generator | None = None, *, timesteps: Sequence[int] | None = None,
-                  condition: Mapping | None = None, clip_x0: bool = False, progress: bool | None = None) -> Tensor:
+def dpm_solver_pp(
+    denoiser: Denoiser,
+    schedule: NoiseSchedule,
+    x_T: Tensor,
+    steps: int = 20,
+    callback: Callback | None = None,
+    generator: torch.Generator | None = None,
+    *,
+    timesteps: Sequence[int] | None = None,
+    condition: Mapping | None = None,
+    clip_x0: bool = False,
+    progress: bool | None = None,
+) -> Tensor:
     """DPM-Solver++ (2M): remember the last prediction, and extrapolate (Lu et al. 2022, algorithm 2).
 
     In lambda = log(a / s) the solution is an exponential integral of x0; with h the step in lambda and k = h_before / h,
@@ -186,9 +228,19 @@ def dpm_solver_pp(denoiser: Denoiser, schedule: NoiseSchedule, x_T: Tensor, step
 
 
 @torch.no_grad()
-def ode(denoiser: Denoiser, schedule: NoiseSchedule, x_T: Tensor, steps: int = 25, callback: Callback | None = None,
-        generator: torch.Generator | None = None, *, timesteps: Sequence[int] | None = None,
-        condition: Mapping | None = None, clip_x0: bool = False, progress: bool | None = None) -> Tensor:
+def ode(
+    denoiser: Denoiser,
+    schedule: NoiseSchedule,
+    x_T: Tensor,
+    steps: int = 25,
+    callback: Callback | None = None,
+    generator: torch.Generator | None = None,
+    *,
+    timesteps: Sequence[int] | None = None,
+    condition: Mapping | None = None,
+    clip_x0: bool = False,
+    progress: bool | None = None,
+) -> Tensor:
     """Integrate the probability-flow ODE by Heun's method (Karras et al. 2022, algorithm 1).
 
     In y = x / a and u = s / a the flow is dy/du = noise(x, t). Euler's step is DDIM; Heun's averages the slope with that
@@ -211,9 +263,19 @@ def ode(denoiser: Denoiser, schedule: NoiseSchedule, x_T: Tensor, steps: int = 2
 
 
 @torch.no_grad()
-def ddim_invert(denoiser: Denoiser, schedule: NoiseSchedule, x0: Tensor, steps: int = 50, callback: Callback | None = None,
-                generator: torch.Generator | None = None, *, timesteps: Sequence[int] | None = None, iterations: int = 1,
-                condition: Mapping | None = None, progress: bool | None = None) -> Tensor:
+def ddim_invert(
+    denoiser: Denoiser,
+    schedule: NoiseSchedule,
+    x0: Tensor,
+    steps: int = 50,
+    callback: Callback | None = None,
+    generator: torch.Generator | None = None,
+    *,
+    timesteps: Sequence[int] | None = None,
+    iterations: int = 1,
+    condition: Mapping | None = None,
+    progress: bool | None = None,
+) -> Tensor:
     """The noise x_T from which ``ddim`` with the same grid returns to x0, approximately.
 
     Each DDIM step down, from ``t_next`` to ``t``, uses the noise predicted at its noisy end, which on the way up is not
@@ -253,6 +315,7 @@ def _check_grid(timesteps: Sequence[int], T: int) -> list[int]:
     if len(grid) < 2 or any(t <= t_next for t, t_next in pairwise(grid)):
         raise ValueError(f"timesteps must be two or more strictly decreasing times, got {grid[:6]}")
     if grid[0] >= T or grid[-1] < CLEAN:
-        raise ValueError(f"timesteps must lie in {T - 1} .. 0, or end with {CLEAN} for the clean image; "
-                         f"got {grid[0]} .. {grid[-1]}")
+        raise ValueError(
+            f"timesteps must lie in {T - 1} .. 0, or end with {CLEAN} for the clean image; got {grid[0]} .. {grid[-1]}"
+        )
     return grid

@@ -36,7 +36,9 @@ class NoiseSchedule:
     def __init__(self, a: Tensor, s: Tensor, name: str = "custom"):
         a, s = torch.as_tensor(a, dtype=torch.float64).cpu(), torch.as_tensor(s, dtype=torch.float64).cpu()
         if a.ndim != 1 or a.shape != s.shape or len(a) == 0:
-            raise ValueError(f"a and s must be two tables of the same length T >= 1, got {tuple(a.shape)} and {tuple(s.shape)}")
+            raise ValueError(
+                f"a and s must be two tables of the same length T >= 1, got {tuple(a.shape)} and {tuple(s.shape)}"
+            )
         if not (torch.isfinite(a).all() and torch.isfinite(s).all() and (a >= 0).all() and (s > 0).all()):
             raise ValueError("a must be >= 0 and s > 0 everywhere, and both finite")
         if not (torch.diff(s / a) > 0).all():
@@ -55,7 +57,9 @@ class NoiseSchedule:
         return cls(torch.exp(log_alpha_bars / 2), torch.sqrt(-torch.expm1(log_alpha_bars)), name)
 
     @classmethod
-    def linear(cls, T: int = 1000, beta_min: float = 1e-4, beta_max: float = 0.02, rescale: bool = False) -> NoiseSchedule:
+    def linear(
+        cls, T: int = 1000, beta_min: float = 1e-4, beta_max: float = 0.02, rescale: bool = False
+    ) -> NoiseSchedule:
         """Betas that grow linearly (Ho et al. 2020, section 4; thesis 2.4).
 
         The numbers are meant for T = 1000. With T = 100 they leave alpha_bar_T = .364: a third of the picture's
@@ -64,9 +68,13 @@ class NoiseSchedule:
         _check_T(T)
         factor = 1000 / T if rescale else 1.0
         if beta_max * factor >= 1:
-            raise ValueError(f"T={T} is too few steps to rescale beta_max={beta_max} (it becomes {beta_max * factor:g} >= 1): "
-                             "take a larger T or NoiseSchedule.cosine(T)")
-        return cls.from_betas(torch.linspace(beta_min * factor, beta_max * factor, T, dtype=torch.float64), f"linear(T={T})")
+            raise ValueError(
+                f"T={T} is too few steps to rescale beta_max={beta_max} (it becomes {beta_max * factor:g} >= 1): "
+                "take a larger T or NoiseSchedule.cosine(T)"
+            )
+        return cls.from_betas(
+            torch.linspace(beta_min * factor, beta_max * factor, T, dtype=torch.float64), f"linear(T={T})"
+        )
 
     @classmethod
     def cosine(cls, T: int = 1000, offset: float = 0.008, beta_max: float = 0.999) -> NoiseSchedule:
@@ -134,8 +142,10 @@ def check_timesteps(t: Tensor, T: int, batch: int | None = None) -> Tensor:
         kind = t.dtype if isinstance(t, Tensor) else type(t).__name__
         raise TypeError(f"t must be an integer index or a tensor of integer indices 0 .. {T - 1}, got {kind}")
     if t.numel() and not (0 <= int(t.min()) and int(t.max()) < T):
-        raise ValueError(f"t must lie in 0 .. {T - 1} (this schedule has T = {T} steps, counted from 0), "
-                         f"got {int(t.min())} .. {int(t.max())}")
+        raise ValueError(
+            f"t must lie in 0 .. {T - 1} (this schedule has T = {T} steps, counted from 0), "
+            f"got {int(t.min())} .. {int(t.max())}"
+        )
     if batch is not None and t.shape != (batch,):
         raise ValueError(f"t must hold one index an image, shape ({batch},), got {tuple(t.shape)}")
     return t

@@ -66,8 +66,6 @@ class TrainingConfig:
     """Parts into which each batch is cut, for batches that do not fit the memory."""
     mixed_precision: Literal["no", "fp16", "bf16"] = "no"
     """``fdlib.course.precision()`` knows what this machine's GPU can do."""
-    channels_last: bool = False
-    """Memory layout of the convolutions; often faster on GPUs."""
     compile: bool = False
     """Compile the network with torch.compile: minutes at the start, faster steps on GPUs."""
     workers: int = 0
@@ -86,8 +84,10 @@ class TrainingConfig:
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} must be >= 1, got {getattr(self, name)}")
         if self.learning_rate <= 0 or self.clip_norm <= 0 or self.warmup < 0:
-            raise ValueError("learning_rate and clip_norm must be > 0 and warmup >= 0, got "
-                             f"{self.learning_rate}, {self.clip_norm}, {self.warmup}")
+            raise ValueError(
+                "learning_rate and clip_norm must be > 0 and warmup >= 0, got "
+                f"{self.learning_rate}, {self.clip_norm}, {self.warmup}"
+            )
         if not 0 <= self.ema_decay < 1:
             raise ValueError(f"ema_decay must lie in [0, 1), got {self.ema_decay}")
         for name, choices in (("decay", ("constant", "cosine")), ("mixed_precision", ("no", "fp16", "bf16"))):
@@ -122,12 +122,21 @@ class TrainingDiverged(RuntimeError):
     """The loss became NaN or infinite; the message says when, what to try and where the last good checkpoint is."""
 
 
-def train(denoiser: Model, objective: Objective, dataset: Dataset | Tensor, config: TrainingConfig | None = None, *,
-          folder: str | Path | None = None, resume: bool = True,
-          parameters: Sequence[dict] | None = None,
-          augment: Callable[[Any, torch.Generator], Any] | None = None,
-          callbacks: Sequence[Callable[[TrainingState], None]] = (), callback_every: int = 500,
-          tensorboard: bool = False, progress: bool = True) -> TrainingState:
+def train(
+    denoiser: Model,
+    objective: Objective,
+    dataset: Dataset | Tensor,
+    config: TrainingConfig | None = None,
+    *,
+    folder: str | Path | None = None,
+    resume: bool = True,
+    parameters: Sequence[dict] | None = None,
+    augment: Callable[[Any, torch.Generator], Any] | None = None,
+    callbacks: Sequence[Callable[[TrainingState], None]] = (),
+    callback_every: int = 500,
+    tensorboard: bool = False,
+    progress: bool = True,
+) -> TrainingState:
     """Train ``denoiser`` on ``objective``.
 
     Args:
@@ -157,17 +166,19 @@ def train(denoiser: Model, objective: Objective, dataset: Dataset | Tensor, conf
     if tensorboard and folder is None:
         raise ValueError("tensorboard=True needs folder=…, where its logs go")
     if len(dataset) < config.batch_size:
-        raise ValueError(f"the data set has {len(dataset)} examples, fewer than batch_size={config.batch_size}: "
-                         "take a smaller batch_size")
+        raise ValueError(
+            f"the data set has {len(dataset)} examples, fewer than batch_size={config.batch_size}: "
+            "take a smaller batch_size"
+        )
 
     accelerator = _accelerator(config, folder if tensorboard else None)
     share, remainder = divmod(config.batch_size, config.accumulate * accelerator.num_processes)
     if remainder:
-        raise ValueError(f"batch_size={config.batch_size} must be a multiple of accumulate x processes = "
-                         f"{config.accumulate} x {accelerator.num_processes}")
+        raise ValueError(
+            f"batch_size={config.batch_size} must be a multiple of accumulate x processes = "
+            f"{config.accumulate} x {accelerator.num_processes}"
+        )
     denoiser.to(accelerator.device)
-    if config.channels_last:
-        denoiser.to(memory_format=torch.channels_last)
     groups = [dict(g) for g in parameters] if parameters else [{"params": list(denoiser.parameters())}]
     optimizer = torch.optim.Adam(groups, lr=config.learning_rate)
     rates = [group["lr"] for group in optimizer.param_groups]
@@ -176,7 +187,9 @@ def train(denoiser: Model, objective: Objective, dataset: Dataset | Tensor, conf
     state = TrainingState(denoiser, averaged.module)
     store = None
     if folder is not None:
-        store = _RunFolder(folder, _settings(denoiser, objective, config), config.keep, accelerator, optimizer, averaged)
+        store = _RunFolder(
+            folder, _settings(denoiser, objective, config), config.keep, accelerator, optimizer, averaged
+        )
         store.open(state, resume)
     network = torch.compile(denoiser) if config.compile else denoiser
     network, optimizer = accelerator.prepare(network, optimizer)
@@ -186,15 +199,23 @@ def train(denoiser: Model, objective: Objective, dataset: Dataset | Tensor, conf
     batches = _batches(dataset, config, state.step, share, accelerator)
     started, sums, since, saved_at = time.monotonic() - state.seconds, {}, 0, state.step
     denoiser.train()
-    bar = tqdm(total=config.steps, initial=state.step, desc="training", unit="step", smoothing=0.05,
-               disable=not (progress and accelerator.is_main_process))
+    bar = tqdm(
+        total=config.steps,
+        initial=state.step,
+        desc="training",
+        unit="step",
+        smoothing=0.05,
+        disable=not (progress and accelerator.is_main_process),
+    )
 
     def write_log() -> None:
         nonlocal sums, since
         if not since:
             return
-        means = {key: float(accelerator.reduce(torch.as_tensor(value / since, device=accelerator.device), "mean"))
-                 for key, value in sums.items()}
+        means = {
+            key: float(accelerator.reduce(torch.as_tensor(value / since, device=accelerator.device), "mean"))
+            for key, value in sums.items()
+        }
         row = {"step": state.step, **means, "rate": config.rate(state.step - 1), "seconds": round(state.seconds, 2)}
         # after a finite loss the gradient may still have been infinite; such weights must not become the last good checkpoint
         if not math.isfinite(row["loss"]) or not all(p.isfinite().all() for p in denoiser.parameters()):
@@ -265,8 +286,12 @@ def _accelerator(config: TrainingConfig, logs: Path | None) -> Accelerator:
     # accelerate keeps its settings for the life of the process and refuses others; a notebook may train twice
     if AcceleratorState._shared_state and AcceleratorState().mixed_precision != config.mixed_precision:
         AcceleratorState._reset_state()
-    return Accelerator(mixed_precision=config.mixed_precision, gradient_accumulation_steps=config.accumulate,
-                       log_with="tensorboard" if logs else None, project_dir=logs)
+    return Accelerator(
+        mixed_precision=config.mixed_precision,
+        gradient_accumulation_steps=config.accumulate,
+        log_with="tensorboard" if logs else None,
+        project_dir=logs,
+    )
 
 
 def _ema(decay: float) -> Callable:
@@ -294,14 +319,20 @@ class _Rows(Dataset):
         return self.rows[indices]
 
 
-def _batches(dataset: Dataset | Tensor, config: TrainingConfig, start: int, share: int, accelerator: Accelerator) -> Iterator:
+def _batches(
+    dataset: Dataset | Tensor, config: TrainingConfig, start: int, share: int, accelerator: Accelerator
+) -> Iterator:
     """This process's part of every batch from step ``start`` on: epochs in shuffled order, the order a function of the seed."""
 
     def plan() -> Iterator[list[int]]:
         n, epoch, order = len(dataset), -1, None
-        for position in range(start * config.batch_size, config.steps * config.batch_size, share * accelerator.num_processes):
+        for position in range(
+            start * config.batch_size, config.steps * config.batch_size, share * accelerator.num_processes
+        ):
             mine = []
-            for i in range(position + accelerator.process_index * share, position + (accelerator.process_index + 1) * share):
+            for i in range(
+                position + accelerator.process_index * share, position + (accelerator.process_index + 1) * share
+            ):
                 if i // n != epoch:
                     epoch = i // n
                     order = np.random.default_rng([config.seed, epoch]).permutation(n)
@@ -309,8 +340,15 @@ def _batches(dataset: Dataset | Tensor, config: TrainingConfig, start: int, shar
             yield mine
 
     dataset = _Rows(dataset) if isinstance(dataset, Tensor) else dataset
-    return iter(DataLoader(dataset, batch_sampler=_Sampler(plan), num_workers=config.workers, collate_fn=_collate,
-                           pin_memory=accelerator.device.type == "cuda"))
+    return iter(
+        DataLoader(
+            dataset,
+            batch_sampler=_Sampler(plan),
+            num_workers=config.workers,
+            collate_fn=_collate,
+            pin_memory=accelerator.device.type == "cuda",
+        )
+    )
 
 
 @dataclass
@@ -407,8 +445,10 @@ class _RunFolder:
         """Continue the folder's run, if there is one that agrees; else start a new one."""
         checkpoints = self.checkpoints()
         if checkpoints and not resume:
-            raise FileExistsError(f"{self.folder} holds a run already ({checkpoints[-1].name}): choose another folder, "
-                                  "delete this one, or resume=True")
+            raise FileExistsError(
+                f"{self.folder} holds a run already ({checkpoints[-1].name}): choose another folder, "
+                "delete this one, or resume=True"
+            )
         if checkpoints:
             self._compare()
             self._load(state, checkpoints)
@@ -416,7 +456,9 @@ class _RunFolder:
         if self.accelerator.is_main_process:
             with atomic_write(self.folder / "config.json") as path:
                 path.write_text(json.dumps(self.settings, indent=2) + "\n")
-            with atomic_write(self.folder / "log.jsonl") as path:  # without the lines after the checkpoint, which come again
+            with atomic_write(
+                self.folder / "log.jsonl"
+            ) as path:  # without the lines after the checkpoint, which come again
                 path.write_text("".join(json.dumps(row) + "\n" for row in state.history))
 
     def checkpoints(self) -> list[Path]:
@@ -435,9 +477,15 @@ class _RunFolder:
         if not self.accelerator.is_main_process:
             return
         scaler = self.accelerator.scaler
-        content = {"step": state.step, "seconds": state.seconds, "history": state.history,
-                   "denoiser": state.denoiser.state_dict(), "ema": self.averaged.state_dict(),
-                   "optimizer": self.optimizer.state_dict(), "scaler": scaler.state_dict() if scaler else None}
+        content = {
+            "step": state.step,
+            "seconds": state.seconds,
+            "history": state.history,
+            "denoiser": state.denoiser.state_dict(),
+            "ema": self.averaged.state_dict(),
+            "optimizer": self.optimizer.state_dict(),
+            "scaler": scaler.state_dict() if scaler else None,
+        }
         name = f"checkpoint-{state.step:08d}.pt"
         with atomic_write(self.folder / name) as path:
             torch.save(content, path)
@@ -451,13 +499,19 @@ class _RunFolder:
         file = self.folder / "config.json"
         saved = json.loads(file.read_text()) if file.is_file() else {}
         old, new = _flatten(saved), _flatten(self.settings)
-        may_change = MAY_CHANGE - ({"steps"} if old.get("training.decay") == "cosine" else set())  # its rate depends on them
-        differing = [f"  {key}: {old.get(key, 'absent')} there, {new.get(key, 'absent')} here"
-                     for key in sorted(old.keys() | new.keys())
-                     if old.get(key) != new.get(key) and key.split(".")[-1] not in may_change]
+        may_change = MAY_CHANGE - (
+            {"steps"} if old.get("training.decay") == "cosine" else set()
+        )  # its rate depends on them
+        differing = [
+            f"  {key}: {old.get(key, 'absent')} there, {new.get(key, 'absent')} here"
+            for key in sorted(old.keys() | new.keys())
+            if old.get(key) != new.get(key) and key.split(".")[-1] not in may_change
+        ]
         if differing:
-            raise ValueError(f"{self.folder} holds a run with other settings; give this run another folder, or the same "
-                             "settings:\n" + "\n".join(differing))
+            raise ValueError(
+                f"{self.folder} holds a run with other settings; give this run another folder, or the same "
+                "settings:\n" + "\n".join(differing)
+            )
 
     def _load(self, state: TrainingState, checkpoints: list[Path]) -> None:
         for path in reversed(checkpoints):
@@ -479,4 +533,8 @@ class _RunFolder:
 def _flatten(tree: Any, prefix: str = "") -> dict[str, Any]:
     if not isinstance(tree, Mapping):
         return {prefix: tree}
-    return {k: v for key, value in tree.items() for k, v in _flatten(value, f"{prefix}.{key}" if prefix else str(key)).items()}
+    return {
+        k: v
+        for key, value in tree.items()
+        for k, v in _flatten(value, f"{prefix}.{key}" if prefix else str(key)).items()
+    }

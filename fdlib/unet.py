@@ -119,15 +119,27 @@ class Encoder(nn.Module):
     ``skip_channels`` are their widths. The last of them enters the middle block.
     """
 
-    def __init__(self, size: int, channels_in: int, channels: int, multipliers: Sequence[int], blocks: int,
-                 attention: Sequence[int], heads: int, channels_emb: int, dropout: float):
+    def __init__(
+        self,
+        size: int,
+        channels_in: int,
+        channels: int,
+        multipliers: Sequence[int],
+        blocks: int,
+        attention: Sequence[int],
+        heads: int,
+        channels_emb: int,
+        dropout: float,
+    ):
         super().__init__()
         self.stem = nn.Conv2d(channels_in, channels, 3, padding=1)
         self.layers = nn.ModuleList()
         self.skip_channels = [width := channels]
         for level, multiplier in enumerate(multipliers):
             for _ in range(blocks):
-                self.layers.append(Stage(width, channels * multiplier, channels_emb, heads if size in attention else 0, dropout))
+                self.layers.append(
+                    Stage(width, channels * multiplier, channels_emb, heads if size in attention else 0, dropout)
+                )
                 self.skip_channels.append(width := channels * multiplier)
             if level < len(multipliers) - 1:
                 self.layers.append(Downsample(width))
@@ -135,7 +147,7 @@ class Encoder(nn.Module):
                 size //= 2
 
     def forward(self, x: Tensor, emb: Tensor) -> list[Tensor]:
-        h_enc = [self.stem(x)]
+        h_enc = [self.stem(x.contiguous(memory_format=torch.channels_last))]  # the layout that all layers then keep
         for layer in self.layers:
             h_enc.append(layer(h_enc[-1], emb))
         return h_enc
@@ -159,8 +171,19 @@ class Decoder(nn.Module):
     ``forward(h_mid, h_enc, emb) -> (B, channels_out, size, size)``. ``h_enc`` is what ``Encoder`` returned; it is not changed.
     """
 
-    def __init__(self, size: int, channels_out: int, channels: int, multipliers: Sequence[int], blocks: int,
-                 attention: Sequence[int], heads: int, channels_emb: int, dropout: float, skip_channels: Sequence[int]):
+    def __init__(
+        self,
+        size: int,
+        channels_out: int,
+        channels: int,
+        multipliers: Sequence[int],
+        blocks: int,
+        attention: Sequence[int],
+        heads: int,
+        channels_emb: int,
+        dropout: float,
+        skip_channels: Sequence[int],
+    ):
         super().__init__()
         size, width, skips = size >> (len(multipliers) - 1), channels * multipliers[-1], list(skip_channels)
         self.layers = nn.ModuleList()
@@ -201,9 +224,20 @@ class UNet(Denoiser):
     108577155
     """
 
-    def __init__(self, image_size: int, channels: int = 128, multipliers: Sequence[int] = (1, 2, 3, 4), blocks: int = 3,
-                 attention: Sequence[int] = (16,), heads: int = 1, image_channels: int = 3, fold: int = 1,
-                 classes: int | None = None, dropout: float = 0.0, predicts: str = "noise"):
+    def __init__(
+        self,
+        image_size: int,
+        channels: int = 128,
+        multipliers: Sequence[int] = (1, 2, 3, 4),
+        blocks: int = 3,
+        attention: Sequence[int] = (16,),
+        heads: int = 1,
+        image_channels: int = 3,
+        fold: int = 1,
+        classes: int | None = None,
+        dropout: float = 0.0,
+        predicts: str = "noise",
+    ):
         super().__init__()
         check_stages(image_size, channels, multipliers, blocks, heads, fold)
         if predicts not in QUANTITIES:
@@ -211,12 +245,20 @@ class UNet(Denoiser):
         self.image_size, self.image_channels, self.fold = image_size, image_channels, fold
         self.classes, self.predicts = classes, predicts
         size, pixels, channels_emb = image_size // fold, image_channels * fold**2, 4 * channels
-        shape = dict(channels=channels, multipliers=multipliers, blocks=blocks, attention=attention, heads=heads,
-                     channels_emb=channels_emb, dropout=dropout)
+        shape = dict(
+            channels=channels,
+            multipliers=multipliers,
+            blocks=blocks,
+            attention=attention,
+            heads=heads,
+            channels_emb=channels_emb,
+            dropout=dropout,
+        )
         self.time = TimeEmbedding(channels, channels_emb, classes)
         self.encoder = Encoder(size, pixels, **shape)
         self.middle = MiddleBlock(channels * multipliers[-1], heads, channels_emb, dropout)
         self.decoder = Decoder(size, pixels, **shape, skip_channels=self.encoder.skip_channels)
+        self.to(memory_format=torch.channels_last)  # same numbers, faster convolutions and attention on CPUs and GPUs
 
     def forward(self, x_t: Tensor, t: Tensor, label: Tensor | None = None) -> Prediction:
         """Predict from (B, image_channels, image_size, image_size) at times t (B,); ``label`` (B,) for conditional models."""
@@ -225,7 +267,7 @@ class UNet(Denoiser):
         h_enc = self.encoder(F.pixel_unshuffle(x_t, self.fold), emb)
         h_mid = self.middle(h_enc[-1], emb)
         value = self.decoder(h_mid, h_enc, emb)
-        return Prediction(**{self.predicts: F.pixel_shuffle(value, self.fold)})
+        return Prediction(**{self.predicts: F.pixel_shuffle(value, self.fold).contiguous()})
 
 
 class TimeEmbedding(nn.Module):
@@ -239,24 +281,37 @@ class TimeEmbedding(nn.Module):
 
     def forward(self, t: Tensor, label: Tensor | None = None) -> Tensor:
         if not isinstance(t, Tensor) or t.ndim != 1:
-            raise TypeError(f"t must be a tensor (B,) with one index an image, got {t!r}: for one index use torch.full((B,), t)")
+            raise TypeError(
+                f"t must be a tensor (B,) with one index an image, got {t!r}: for one index use torch.full((B,), t)"
+            )
         emb = self.mlp(timestep_embedding(t, self.channels).to(self.mlp[0].weight.dtype))
         if (label is None) != (self.label is None):
-            raise ValueError("this model was built without classes: call it without label" if self.label is None else
-                             f"this model was built with classes={self.classes}: pass label, "
-                             f"a (B,) tensor of 0 .. {self.classes - 1}")
+            raise ValueError(
+                "this model was built without classes: call it without label"
+                if self.label is None
+                else f"this model was built with classes={self.classes}: pass label, "
+                f"a (B,) tensor of 0 .. {self.classes - 1}"
+            )
         return F.silu(emb if label is None else emb + self.label(label))
 
 
-def check_stages(image_size: int, channels: int, multipliers: Sequence[int], blocks: int, heads: int, fold: int) -> None:
+def check_stages(
+    image_size: int, channels: int, multipliers: Sequence[int], blocks: int, heads: int, fold: int
+) -> None:
     """Refuse sizes and widths that do not fit the stages, before anything is built."""
     if not multipliers or min(multipliers) < 1 or blocks < 1 or channels < 4 or channels % 2:
-        raise ValueError("channels must be an even number >= 4, multipliers one or more numbers >= 1, blocks >= 1; got "
-                         f"channels={channels}, multipliers={tuple(multipliers)}, blocks={blocks}")
+        raise ValueError(
+            "channels must be an even number >= 4, multipliers one or more numbers >= 1, blocks >= 1; got "
+            f"channels={channels}, multipliers={tuple(multipliers)}, blocks={blocks}"
+        )
     divisor = fold * 2 ** (len(multipliers) - 1)
     if fold < 1 or image_size < divisor or image_size % divisor:
-        raise ValueError(f"image_size={image_size} does not fit {len(multipliers)} stages with fold={fold}: it is halved "
-                         f"{len(multipliers) - 1} times after folding, so it must be a multiple of {divisor}")
+        raise ValueError(
+            f"image_size={image_size} does not fit {len(multipliers)} stages with fold={fold}: it is halved "
+            f"{len(multipliers) - 1} times after folding, so it must be a multiple of {divisor}"
+        )
     if heads < 1 or any(channels * m % heads for m in multipliers):
-        raise ValueError(f"heads={heads} must divide every stage's width, channels * multipliers = "
-                         f"{[channels * m for m in multipliers]}")
+        raise ValueError(
+            f"heads={heads} must divide every stage's width, channels * multipliers = "
+            f"{[channels * m for m in multipliers]}"
+        )

@@ -31,10 +31,13 @@ def main(run: tyro.conf.Positional[Path], name: tyro.conf.Positional[str], to: P
     model = run / "model"
     if not (model / "model.safetensors").is_file():
         sys.exit(f"error: {run} holds no finished model ({model / 'model.safetensors'} is missing)")
-    weights = {key: value.half() if value.is_floating_point() else value for key, value in load_file(model / "model.safetensors").items()}
+    weights = load_file(model / "model.safetensors")
+    weights = {key: value.half() if value.is_floating_point() else value for key, value in weights.items()}
     size = sum(value.numel() * value.element_size() for value in weights.values())
     if size > LIMIT:
-        sys.exit(f"error: {size / 2**20:.1f} MiB in half precision; checkpoints of the course stay under {LIMIT / 2**20:.0f} MiB")
+        sys.exit(
+            f"error: {size / 2**20:.1f} MiB in half precision; checkpoints of the course stay under {LIMIT / 2**20:.0f} MiB"
+        )
     with atomic_write(to / name / "model.safetensors") as path:
         save_file(weights, path)
         path.chmod(0o644)

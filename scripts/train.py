@@ -53,20 +53,36 @@ def main(run: Run) -> TrainingState:
         images = samplers.dpm_solver_pp(state.ema, objective.schedule, noise.to(device), steps=25, progress=False)
         viz.save(viz.show_images(images.cpu().clamp(-1, 1), columns=8), run.folder / "samples.png")
 
-    return train(denoiser, objective, dataset, run.training, folder=run.folder, resume=run.resume,
-                 augment=flip if run.data.flip else None, tensorboard=run.tensorboard,
-                 callbacks=[picture], callback_every=run.sample_every)
+    return train(
+        denoiser,
+        objective,
+        dataset,
+        run.training,
+        folder=run.folder,
+        resume=run.resume,
+        augment=flip if run.data.flip else None,
+        tensorboard=run.tensorboard,
+        callbacks=[picture],
+        callback_every=run.sample_every,
+    )
 
 
 def command_line(arguments: list[str] | None = None) -> Run:
-    presets = {name: (text, Run(**vars(experiment), folder=Path("runs") / name)) for name, (text, experiment) in PRESETS.items()}
+    presets = {
+        name: (text, Run(**vars(experiment), folder=Path("runs") / name))
+        for name, (text, experiment) in PRESETS.items()
+    }
     return tyro.extras.overridable_config_cli(presets, args=arguments)
 
 
 if __name__ == "__main__":
     try:
         main(command_line())
-    except (ValueError, OSError, TrainingDiverged) as error:  # what the user can mend is said in a line, not in a stack trace
+    except (
+        ValueError,
+        OSError,
+        TrainingDiverged,
+    ) as error:  # what the user can mend is said in a line, not in a stack trace
         sys.exit(f"error: {error}")
     except KeyError as error:  # an array that the file of --data.path lacks; str(error) would be quoted
         sys.exit(f"error: {error.args[0]}")

@@ -27,8 +27,11 @@ class Settings:
     """Pictures to train on."""
     layout: str = "plain"
     """"varied" zooms, shifts and mirrors the scenes."""
-    training: TrainingConfig = field(default_factory=lambda: TrainingConfig(
-        steps=4000, batch_size=64, learning_rate=1e-3, warmup=100, decay="cosine", ema_decay=0.999))
+    training: TrainingConfig = field(
+        default_factory=lambda: TrainingConfig(
+            steps=4000, batch_size=64, learning_rate=1e-3, warmup=100, decay="cosine", ema_decay=0.999
+        )
+    )
 
 
 def main(settings: Settings) -> None:
@@ -40,8 +43,10 @@ def main(settings: Settings) -> None:
     test = Shapes3D(size=FactorClassifier.SIZE, indices=test_indices)
     with torch.no_grad():
         logits = state.ema(test.images())
-    scores = {name: round(float((part.argmax(1) == test.factors[:, i]).float().mean()), 4)
-              for i, (name, part) in enumerate(zip(FACTORS, logits, strict=True))}
+    scores = {
+        name: round(float((part.argmax(1) == test.factors[:, i]).float().mean()), 4)
+        for i, (name, part) in enumerate(zip(FACTORS, logits, strict=True))
+    }
     print("accuracy on 2000 held-out scenes:", json.dumps(scores))
 
 

@@ -113,7 +113,12 @@ def test_a_batch_of_times_is_each_time_by_itself():
     together = oracle(x, t).noise, oracle.score(x, t), oracle.log_density(x, t)[:, None], *oracle.posterior(x, t)
     for i, one in enumerate(TIMES):
         row = x[i : i + 1]
-        alone = oracle(row, one).noise, oracle.score(row, one), oracle.log_density(row, one)[:, None], *oracle.posterior(row, one)
+        alone = (
+            oracle(row, one).noise,
+            oracle.score(row, one),
+            oracle.log_density(row, one)[:, None],
+            *oracle.posterior(row, one),
+        )
         for a, b in zip(together, alone):
             torch.testing.assert_close(a[i], b[0], rtol=1e-10, atol=1e-10)
 
@@ -133,7 +138,9 @@ def test_covariances_in_every_form_are_the_same_mixture():
         torch.testing.assert_close(result, results[0], rtol=1e-6, atol=1e-6)
     one = GaussianOracle(LINEAR, means[0], 0.3)
     assert float(one.variances[0, 0]) == pytest.approx(0.3, rel=1e-15)  # not the float32 next to it
-    torch.testing.assert_close(one.log_density(x, 100), GaussianMixtureOracle(LINEAR, means[:1], 0.3).log_density(x, 100))
+    torch.testing.assert_close(
+        one.log_density(x, 100), GaussianMixtureOracle(LINEAR, means[:1], 0.3).log_density(x, 100)
+    )
 
 
 # ---------------------------------------------------------------------- one Gaussian
@@ -160,7 +167,9 @@ def test_flow_solves_the_probability_flow_ode():
     x, t = randn(6, 2), 80_000
     before, after = (oracle.flow(x, t, u) / schedule.a[u] for u in (t - 20, t + 20))
     ratio = schedule.s / schedule.a
-    torch.testing.assert_close((after - before) / (ratio[t + 20] - ratio[t - 20]), oracle(x, t).noise, rtol=1e-6, atol=1e-6)
+    torch.testing.assert_close(
+        (after - before) / (ratio[t + 20] - ratio[t - 20]), oracle(x, t).noise, rtol=1e-6, atol=1e-6
+    )
 
 
 def test_flow_goes_back_and_composes():

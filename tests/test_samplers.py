@@ -82,14 +82,20 @@ def test_agrees_with_diffusers(name, steps, kind):
     scheduler = getattr(diffusers, scheduler_name)(
         num_train_timesteps=1000, beta_start=1e-4, beta_end=0.02, beta_schedule="linear", timestep_spacing="trailing",
         prediction_type={"noise": "epsilon", "velocity": "v_prediction"}[kind], **options)  # fmt: skip
-    scheduler.alphas_cumprod = torch.cumprod(1 - torch.linspace(1e-4, 0.02, 1000, dtype=torch.float64), 0)  # not float32
+    scheduler.alphas_cumprod = torch.cumprod(
+        1 - torch.linspace(1e-4, 0.02, 1000, dtype=torch.float64), 0
+    )  # not float32
     scheduler.set_timesteps(steps)
     denoiser, x, noise, theirs_x = RandomDenoiser(kind), randn(2, 3, 4, 4), generator(7), []
     for t in scheduler.timesteps:
-        step = scheduler.step(denoiser(x, t.repeat(2)).value, t, x, **theirs, **({"generator": noise} if random else {}))
+        step = scheduler.step(
+            denoiser(x, t.repeat(2)).value, t, x, **theirs, **({"generator": noise} if random else {})
+        )
         x = step.prev_sample
         theirs_x.append(x)
-    if scheduler_name == "DDPMScheduler":  # where the grid's last time is not 0, it adds noise to the clean image; 2.10 does not
+    if (
+        scheduler_name == "DDPMScheduler"
+    ):  # where the grid's last time is not 0, it adds noise to the clean image; 2.10 does not
         theirs_x[-1] = step.pred_original_sample
 
     ours_x = []
@@ -115,7 +121,9 @@ def test_ddpm_agrees_with_diffusers_over_all_1000_steps():
 
 def test_float32_is_enough():
     exact = samplers.dpm_solver_pp(mixture(), LINEAR, randn(64, 2), steps=100, progress=False)
-    found = samplers.dpm_solver_pp(mixture(dtype=torch.float32), LINEAR, randn(64, 2).float(), steps=100, progress=False)
+    found = samplers.dpm_solver_pp(
+        mixture(dtype=torch.float32), LINEAR, randn(64, 2).float(), steps=100, progress=False
+    )
     assert found.dtype == torch.float32
     assert float((found - exact).abs().median()) < 1e-5
 
@@ -145,9 +153,13 @@ def test_order_of_convergence(convergence, kind, name, expected):
 def test_euler_is_ddim():
     """``ode`` without its correction, and ``dpm_solver_pp`` on its first step, are DDIM steps: one step shows it."""
     x = randn(4, 2)
-    ddim, dpm = (f(mixture(), LINEAR, x, timesteps=[800, 500], progress=False) for f in (samplers.ddim, samplers.dpm_solver_pp))
+    ddim, dpm = (
+        f(mixture(), LINEAR, x, timesteps=[800, 500], progress=False) for f in (samplers.ddim, samplers.dpm_solver_pp)
+    )
     torch.testing.assert_close(ddim, dpm, rtol=1e-12, atol=1e-12)
-    ddim, heun = (f(mixture(), LINEAR, x, timesteps=[800, CLEAN], progress=False) for f in (samplers.ddim, samplers.ode))
+    ddim, heun = (
+        f(mixture(), LINEAR, x, timesteps=[800, CLEAN], progress=False) for f in (samplers.ddim, samplers.ode)
+    )
     torch.testing.assert_close(ddim, heun, rtol=1e-12, atol=1e-12)
 
 
@@ -224,7 +236,9 @@ class Counter:
         assert t.shape == (len(x_t),) and t.dtype == torch.int64 and not torch.is_grad_enabled()
         self.calls.append(int(t[0]))
         self.conditions.append(condition)
-        return Prediction(**{self.kind: convert(LINEAR, self.oracle(x_t, t), x_t, t, self.kind)}, masks=torch.ones(len(x_t), 2))
+        return Prediction(
+            **{self.kind: convert(LINEAR, self.oracle(x_t, t), x_t, t, self.kind)}, masks=torch.ones(len(x_t), 2)
+        )
 
 
 @every_sampler
@@ -265,7 +279,9 @@ def test_condition_reaches_the_denoiser(sampler):
 def test_generator_decides_and_the_start_is_left_alone(sampler):
     x_T = randn(3, 2)
     kept = x_T.clone()
-    first, second, other = (sampler(mixture(), LINEAR, x_T, steps=5, generator=generator(s), progress=False) for s in (1, 1, 2))
+    first, second, other = (
+        sampler(mixture(), LINEAR, x_T, steps=5, generator=generator(s), progress=False) for s in (1, 1, 2)
+    )
     assert torch.equal(first, second) and torch.equal(x_T, kept)
     assert torch.equal(first, other) == (sampler is not samplers.ddpm)
 

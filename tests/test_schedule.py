@@ -35,7 +35,9 @@ def test_linear_agrees_with_numpy_in_float64():
 
 
 def test_rescaled_betas_end_in_noise_for_any_T():
-    assert float(NoiseSchedule.linear(100).alpha_bars[-1]) == pytest.approx(0.364, abs=1e-3)  # a third of the picture survives
+    assert float(NoiseSchedule.linear(100).alpha_bars[-1]) == pytest.approx(
+        0.364, abs=1e-3
+    )  # a third of the picture survives
     for T in (50, 100, 4000):
         assert float(NoiseSchedule.linear(T, rescale=True).alpha_bars[-1]) < 1e-4
 

@@ -44,7 +44,9 @@ class FactorClassifier(Model):
         """(B, D) features of images (B, 3, H, W) in [-1, 1]."""
         check_images(images, channels=3)
         if images.shape[2:] != (self.SIZE, self.SIZE):
-            images = F.interpolate(images, size=(self.SIZE, self.SIZE), mode="bilinear", antialias=True, align_corners=False)
+            images = F.interpolate(
+                images, size=(self.SIZE, self.SIZE), mode="bilinear", antialias=True, align_corners=False
+            )
         return self.trunk(images)
 
     def forward(self, images: Tensor) -> list[Tensor]:
@@ -64,12 +66,16 @@ class FactorObjective:
     noise: float = 0.1
     """Standard deviation of the noise added to training pictures, so that features do not hang on single pixels."""
 
-    def __call__(self, network: FactorClassifier, batch: Mapping, generator: torch.Generator | None = None) -> tuple[Tensor, dict]:
+    def __call__(
+        self, network: FactorClassifier, batch: Mapping, generator: torch.Generator | None = None
+    ) -> tuple[Tensor, dict]:
         images, factors = batch["image"], batch["factors"]
         noise = torch.randn(images.shape, generator=generator, device=images.device)
         logits = network((images + self.noise * noise).clamp(-1, 1))
         loss = sum(F.cross_entropy(part, factors[:, i].long()) for i, part in enumerate(logits))
-        accuracy = torch.stack([(part.argmax(1) == factors[:, i]).float().mean() for i, part in enumerate(logits)]).mean()
+        accuracy = torch.stack(
+            [(part.argmax(1) == factors[:, i]).float().mean() for i, part in enumerate(logits)]
+        ).mean()
         return loss, {"accuracy": accuracy.detach()}
 
 
