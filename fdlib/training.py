@@ -6,25 +6,18 @@ checkpoints.
 
 Everything random in step n (which images, which t, which noise, dropout) is a function of (seed, n) alone. So a run that was
 killed and resumed from a checkpoint computes bit for bit what the undisturbed run would have computed.
-
-    run/                        a run's folder
-        config.json             the settings; a resume with others is refused
-        log.jsonl               one line every ``log_every`` steps: step, loss, seconds, ...
-        checkpoint-00002000.pt  all that a resume needs; the newest ``keep`` are kept
-        model/                  the averaged weights, for ``from_pretrained``
+What a run leaves on disk, and how it goes on from there, is in ``fdlib.runs``.
 """
 
 from __future__ import annotations
 
-import json
 import math
 import signal
 import threading
 import time
-import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, field, fields, is_dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
@@ -39,7 +32,7 @@ from tqdm.auto import tqdm
 
 from fdlib.course.profiles import sabotaged
 from fdlib.denoiser import Model
-from fdlib.files import atomic_write
+from fdlib.runs import RunFolder, settings_of
 
 Objective = Callable[[nn.Module, Any, torch.Generator], tuple[Tensor, dict[str, float]]]
 
@@ -187,8 +180,8 @@ def train(
     state = TrainingState(denoiser, averaged.module)
     store = None
     if folder is not None:
-        store = _RunFolder(
-            folder, _settings(denoiser, objective, config), config.keep, accelerator, optimizer, averaged
+        store = RunFolder(
+            folder, settings_of(denoiser, objective, config), config.keep, accelerator, optimizer, averaged
         )
         store.open(state, resume)
     network = torch.compile(denoiser) if config.compile else denoiser
@@ -402,139 +395,9 @@ def _one_interrupt_waits(state: TrainingState) -> Iterator[None]:
         signal.signal(signal.SIGINT, before)
 
 
-def _diverged(step: int, store: _RunFolder | None) -> TrainingDiverged:
+def _diverged(step: int, store: RunFolder | None) -> TrainingDiverged:
     kept = store.newest() if store else None
     return TrainingDiverged(
         f"the loss or the weights are not finite at step {step}. Try a lower learning_rate, a longer warmup or, under fp16, "
         f"mixed_precision='bf16' or 'no'. {f'The last good checkpoint is {kept}.' if kept else 'No checkpoint was written yet.'}"
     )
-
-
-# ---------------------------------------------------------------------- the run's folder
-
-
-def _settings(denoiser: Model, objective: Objective, config: TrainingConfig) -> dict:
-    """All that must agree for a resume to continue the same run, as plain JSON."""
-    settings = {"model": type(denoiser).__name__, "objective": _describe(objective), "training": asdict(config)}
-    settings["model_config"] = dict(getattr(denoiser, "_hub_mixin_config", None) or {})
-    return json.loads(json.dumps(settings, default=str))
-
-
-def _describe(thing: Any) -> Any:
-    """A callable's settings: a data class by its fields, a function by its name (``repr`` would show its address)."""
-    if is_dataclass(thing):
-        return {"class": type(thing).__qualname__, **{f.name: _describe(getattr(thing, f.name)) for f in fields(thing)}}
-    if callable(thing):
-        return getattr(thing, "__qualname__", type(thing).__qualname__)
-    return thing if isinstance(thing, int | float | str | None) else repr(thing)
-
-
-MAY_CHANGE = {"steps", "log_every", "save_every", "keep", "workers", "compile"}  # they do not change what is computed
-
-
-@dataclass
-class _RunFolder:
-    folder: Path
-    settings: dict
-    keep: int
-    accelerator: Accelerator
-    optimizer: Any
-    averaged: AveragedModel
-
-    def open(self, state: TrainingState, resume: bool) -> None:
-        """Continue the folder's run, if there is one that agrees; else start a new one."""
-        checkpoints = self.checkpoints()
-        if checkpoints and not resume:
-            raise FileExistsError(
-                f"{self.folder} holds a run already ({checkpoints[-1].name}): choose another folder, "
-                "delete this one, or resume=True"
-            )
-        if checkpoints:
-            self._compare()
-            self._load(state, checkpoints)
-        self.accelerator.wait_for_everyone()
-        if self.accelerator.is_main_process:
-            with atomic_write(self.folder / "config.json") as path:
-                path.write_text(json.dumps(self.settings, indent=2) + "\n")
-            with atomic_write(
-                self.folder / "log.jsonl"
-            ) as path:  # without the lines after the checkpoint, which come again
-                path.write_text("".join(json.dumps(row) + "\n" for row in state.history))
-
-    def checkpoints(self) -> list[Path]:
-        return sorted(self.folder.glob("checkpoint-*.pt"))
-
-    def newest(self) -> Path | None:
-        return next(iter(self.checkpoints()[::-1]), None)
-
-    def append_log(self, row: dict) -> None:
-        if self.accelerator.is_main_process:
-            with (self.folder / "log.jsonl").open("a") as file:
-                file.write(json.dumps(row) + "\n")
-
-    def save(self, state: TrainingState) -> None:
-        """Write a checkpoint and the model, then remove old checkpoints; all or nothing."""
-        if not self.accelerator.is_main_process:
-            return
-        scaler = self.accelerator.scaler
-        content = {
-            "step": state.step,
-            "seconds": state.seconds,
-            "history": state.history,
-            "denoiser": state.denoiser.state_dict(),
-            "ema": self.averaged.state_dict(),
-            "optimizer": self.optimizer.state_dict(),
-            "scaler": scaler.state_dict() if scaler else None,
-        }
-        name = f"checkpoint-{state.step:08d}.pt"
-        with atomic_write(self.folder / name) as path:
-            torch.save(content, path)
-        if isinstance(state.ema, Model):
-            state.ema.save_pretrained(self.folder / "model")
-        written = [path for path in self.checkpoints() if path.name <= name]  # a damaged later one counts for nothing
-        for old in written[: -self.keep]:
-            old.unlink()
-
-    def _compare(self) -> None:
-        file = self.folder / "config.json"
-        saved = json.loads(file.read_text()) if file.is_file() else {}
-        old, new = _flatten(saved), _flatten(self.settings)
-        may_change = MAY_CHANGE - (
-            {"steps"} if old.get("training.decay") == "cosine" else set()
-        )  # its rate depends on them
-        differing = [
-            f"  {key}: {old.get(key, 'absent')} there, {new.get(key, 'absent')} here"
-            for key in sorted(old.keys() | new.keys())
-            if old.get(key) != new.get(key) and key.split(".")[-1] not in may_change
-        ]
-        if differing:
-            raise ValueError(
-                f"{self.folder} holds a run with other settings; give this run another folder, or the same "
-                "settings:\n" + "\n".join(differing)
-            )
-
-    def _load(self, state: TrainingState, checkpoints: list[Path]) -> None:
-        for path in reversed(checkpoints):
-            try:
-                content = torch.load(path, map_location=self.accelerator.device, weights_only=True)
-                break
-            except Exception as error:  # a damaged file fails in many ways; the one before it is still good
-                warnings.warn(f"{path} cannot be read ({error}); trying the checkpoint before it", stacklevel=4)
-        else:
-            raise ValueError(f"no checkpoint in {self.folder} can be read: delete the folder to start again")
-        state.denoiser.load_state_dict(content["denoiser"])
-        self.averaged.load_state_dict(content["ema"])
-        self.optimizer.load_state_dict(content["optimizer"])
-        if content["scaler"] and self.accelerator.scaler:
-            self.accelerator.scaler.load_state_dict(content["scaler"])
-        state.step, state.seconds, state.history[:] = content["step"], content["seconds"], content["history"]
-
-
-def _flatten(tree: Any, prefix: str = "") -> dict[str, Any]:
-    if not isinstance(tree, Mapping):
-        return {prefix: tree}
-    return {
-        k: v
-        for key, value in tree.items()
-        for k, v in _flatten(value, f"{prefix}.{key}" if prefix else str(key)).items()
-    }

@@ -154,21 +154,17 @@ def test_buffers_travel_too(tmp_path):
 
 
 @pytest.mark.parametrize("spoil, error, message", [
-    (lambda f: (f / "config.json").unlink(), FileNotFoundError, r"has no config\.json: it is no folder written by save_pretrained"),
+    (lambda f: (f / "config.json").unlink(), FileNotFoundError, r"has no config\.json: it is no folder written by"),
     (lambda f: (f / "model.safetensors").unlink(), FileNotFoundError, r"has no model\.safetensors"),
     (lambda f: (f / "config.json").write_text('{"class": "UN'), ValueError, r"config\.json is damaged"),
     (lambda f: os.truncate(f / "model.safetensors", 5000), ValueError, "the weights in .*model are damaged or cut short"),
     (lambda f: os.truncate(f / "model.safetensors", 0), ValueError, "damaged or cut short"),
     (lambda f: (f / "model.safetensors").write_bytes(b"<html>not found</html>" * 9), ValueError, "damaged or cut short"),
-    (lambda f: small(channels=16).save_pretrained(f.parent / "wider"), None, None),
-], ids=["no config", "no weights", "half a config", "half the weights", "empty weights", "a web page", "nothing"])  # fmt: skip
+], ids=["no config", "no weights", "half a config", "half the weights", "empty weights", "a web page"])  # fmt: skip
 def test_damaged_folders(tmp_path, spoil, error, message):
     folder = tmp_path / "model"
     small().save_pretrained(folder)
     spoil(folder)
-    if error is None:
-        UNet.from_pretrained(folder)
-        return
     with pytest.raises(error, match=message) as caught:
         UNet.from_pretrained(folder)
     assert str(folder) in str(caught.value)

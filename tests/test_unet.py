@@ -195,7 +195,8 @@ def test_folding_keeps_the_picture_and_quarters_the_positions():
 
 
 def test_timestep_embedding_by_hand():
-    expected = [[0.0, 0.0, 1.0, 1.0], [0.8414710, 0.0099998, 0.5403023, 0.9999500]]  # sin 1, sin .01, cos 1, cos .01
+    # sin 1, sin .01, cos 1, cos .01
+    expected = [[0.0, 0.0, 1.0, 1.0], [0.8414710, 0.0099998, 0.5403023, 0.9999500]]
     torch.testing.assert_close(
         timestep_embedding(torch.tensor([0, 1]), 4), torch.tensor(expected), rtol=1e-5, atol=1e-6
     )
