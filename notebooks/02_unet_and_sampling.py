@@ -174,11 +174,11 @@ assert abs(untrained_loss - 1) < 0.02
 
 # %%
 config = TrainingConfig(
-    steps=profile.pick(ci=60, laptop=2200, gpu=10_000),
+    steps=profile.pick(ci=60, laptop=2600, gpu=10_000),
     batch_size=profile.pick(ci=16, laptop=32, gpu=128),
-    learning_rate=1e-3,
-    warmup=20,
-    ema_decay=0.995,
+    learning_rate=2e-3,
+    warmup=50,
+    ema_decay=0.998,
     log_every=20,
     mixed_precision=course.precision(),
 )
@@ -186,7 +186,7 @@ watch = torch.randn(8, 3, 32, 32, generator=torch.Generator().manual_seed(7)).to
 gallery = widgets.live_picture(
     lambda state: samplers.ddim(state.ema, schedule, watch, steps=20, clip_x0=True, progress=False).clamp(-1, 1).cpu()
 )
-run = train(denoiser, objective, pictures, config, callbacks=[gallery], callback_every=profile.pick(ci=60, laptop=550, gpu=2500))
+run = train(denoiser, objective, pictures, config, callbacks=[gallery], callback_every=profile.pick(ci=60, laptop=650, gpu=2500))
 
 # %%
 viz.plot_curves({"training loss": run.history}, log=True, title="The plain denoising loss")
@@ -194,7 +194,7 @@ viz.plot_curves({"training loss": run.history}, log=True, title="The plain denoi
 # %% tags=["claim-live"]
 live_loss = held_out_loss(run.ema)
 print(f"held-out loss: untrained {untrained_loss:.3f}, after {run.step} steps {live_loss:.3f}")
-assert live_loss < profile.pick(ci=0.8, laptop=0.1, gpu=0.1) * untrained_loss, "a short run must beat the untrained net"
+assert live_loss < profile.pick(ci=0.8, laptop=0.06, gpu=0.04) * untrained_loss, "a short run must beat the untrained net"
 
 # %% [markdown]
 # ### What is easy, and what is hard
@@ -244,7 +244,7 @@ plt.show()
 # %% tags=["claim"]
 shipped_loss = held_out_loss(shipped)
 print(f"held-out loss: untrained {untrained_loss:.3f}, shipped {shipped_loss:.3f}")
-assert shipped_loss < 0.05, "the shipped checkpoint must denoise pictures that it never saw"
+assert shipped_loss < 0.025, "the shipped checkpoint must denoise pictures that it never saw"
 
 # %% [markdown]
 # ## Samples, and a trap
@@ -272,20 +272,21 @@ viz.show_rows({
 })
 
 # %% [markdown]
-# Now as many as a score needs, from noise that all networks share: your network, and the same network trained longer.
+# Now as many as a score needs, from noise that all networks share: your network, and the same network trained longer. To
+# save you time they come from DPM-Solver++ in few steps; you will meet it below.
 
 # %%
-z = torch.randn(profile.pick(ci=64, laptop=500, gpu=2000), 3, 32, 32, generator=torch.Generator().manual_seed(3))
+z = torch.randn(profile.pick(ci=500, laptop=500, gpu=1000), 3, 32, 32, generator=torch.Generator().manual_seed(3))
 
 
 def paint(model):
-    generator, steps = dice(), profile.pick(ci=25, laptop=50, gpu=250)
-    parts = [samplers.ddpm(model, schedule, part.to(device), steps=steps, generator=generator, clip_x0=True, progress=False).cpu()
+    grid = time_grid(1000, profile.pick(ci=10, laptop=25, gpu=50), power=2)
+    parts = [samplers.dpm_solver_pp(model, schedule, part.to(device), timesteps=grid, clip_x0=True, progress=False).cpu()
              for part in z.split(100)]
     return torch.cat(parts).clamp(-1, 1)
 
 
-samples = {"untrained": paint(untrained), "yours": paint(run.ema), "shipped": paint(shipped)}
+samples = {"yours": paint(run.ema), "shipped": paint(shipped)}
 viz.show_rows({"rendered": held_out[:8], **{name: images[:8] for name, images in samples.items()}})
 
 # %% [markdown]
@@ -340,7 +341,7 @@ print(f"their average:        loss {averaged:.4f}, distance {distances['yours'] 
 # grow, $d_n = \min(d, (1+n)/(10+n))$.
 
 # %%
-for d in (0.9, 0.995, 0.9999):
+for d in (0.9, 0.998, 0.9999):
     print(f"d = {d}: without that care, {d**run.step:.1%} of the untrained weights are left after {run.step} steps")
 
 # %% [markdown]

@@ -143,6 +143,29 @@ def test_grid_falls_evenly_from_noise_to_clean(T, data):
     assert gaps.min() >= 1 and gaps.max() - gaps.min() <= 2 and abs(gaps - T / steps).max() <= 1
 
 
+@given(T=st.integers(1, 3000), power=st.floats(1, 4), data=st.data())
+def test_denser_grids_still_fall_from_noise_to_clean(T, power, data):
+    steps = data.draw(st.integers(1, T))
+    grid = time_grid(T, steps, power=power)
+    assert len(grid) == steps + 1 and grid[0] == T - 1 and grid[-1] == CLEAN
+    assert np.diff(grid).max() <= -1
+    formula = T * (1 - np.arange(steps + 1) / steps) ** power - 1
+    apart = np.diff(formula) < -2  # where rounding cannot make two times equal, neither here nor below
+    first_close = steps if apart.all() else int(np.argmin(apart))
+    assert abs(np.array(grid) - formula)[:first_close].max(initial=0) <= max(0.51, steps - first_close)
+
+
+def test_the_quadratic_grid_by_hand():
+    assert time_grid(100, 4, power=2) == [99, 55, 24, 5, -1]  # 100 (3/4)^2 = 56.25, 25, 6.25
+    assert time_grid(5, 5, power=3) == [4, 3, 2, 1, 0, -1]  # no room: every time once
+
+
+@pytest.mark.parametrize("power", [0.5, 0, -1, float("nan")])
+def test_grids_that_are_denser_at_the_noisy_end(power):
+    with pytest.raises(ValueError, match="power must be >= 1"):
+        time_grid(10, 5, power=power)
+
+
 def test_all_steps_visit_every_time():
     assert time_grid(1000, 1000) == list(range(999, -2, -1))
 

@@ -1,0 +1,109 @@
+"""Experiments by name: what a preset builds."""
+
+import json
+from dataclasses import asdict
+
+import numpy as np
+import pytest
+import torch
+
+from fdlib.presets import PRESETS, Architecture, Data, Experiment, Schedule
+from fdlib.process import DenoisingObjective, PowerT, uniform_t
+from fdlib.training import TrainingConfig
+
+
+@pytest.mark.parametrize("name", PRESETS)
+def test_a_preset_builds_what_it_says(name):
+    text, experiment = PRESETS[name]
+    assert text.endswith(".") and isinstance(experiment, Experiment)
+    with torch.device("meta"):
+        net = experiment.model.build()
+        size = experiment.model.image_size
+        assert net(torch.empty(2, 3, size, size), torch.empty(2, dtype=torch.long)).value.shape == (2, 3, size, size)
+    objective = experiment.objective()
+    assert isinstance(objective, DenoisingObjective) and objective.schedule.T == 1000
+    assert json.dumps(asdict(experiment), default=str)  # plain values: it can be logged and compared
+    assert net._hub_mixin_config["multipliers"] == experiment.model.multipliers
+
+
+def test_the_full_scale_preset_is_the_thesis():
+    _, experiment = PRESETS["flower64"]
+    with torch.device("meta"):
+        assert experiment.model.build().parameter_count == 108_577_155
+    training = experiment.training
+    assert (training.batch_size, training.learning_rate, training.ema_decay) == (128, 1e-4, 0.9999)
+    assert experiment.model == Architecture(64, 128, (1, 2, 3, 4), 3, (16,), 1)
+
+
+@pytest.mark.parametrize("name", ["shapes32", "photos64-small"])
+def test_presets_for_laptops_are_small(name):
+    with torch.device("meta"):
+        assert PRESETS[name][1].model.build().parameter_count < 2_000_000
+
+
+def test_presets_do_not_share_their_parts():
+    parts = [part for _, e in PRESETS.values() for part in (e.model, e.data, e.schedule, e.training)]
+    assert len({id(part) for part in parts}) == len(parts)  # an override of one changes no other
+
+
+def test_schedules():
+    assert Schedule().build().name == "linear(T=1000)"
+    assert float(Schedule(T=100, rescale=True).build().alpha_bars[-1]) < 1e-4
+    assert Schedule("cosine", T=50).build().name == "cosine(T=50)"
+    assert Experiment().objective().timesteps is uniform_t
+    assert Experiment(schedule=Schedule(power=2.0)).objective().timesteps == PowerT(2.0)
+
+
+def test_every_setting_of_the_network_has_a_field():
+    import inspect
+
+    from fdlib.unet import UNet
+
+    arguments = set(inspect.signature(UNet).parameters) - {"image_channels", "classes"}
+    assert set(asdict(Architecture())) == arguments
+
+
+@pytest.fixture
+def pictures(tmp_path):
+    from PIL import Image
+
+    array = np.random.default_rng(0).integers(0, 256, (5, 16, 16, 3), dtype=np.uint8)
+    folder = tmp_path / "photos"
+    folder.mkdir()
+    for i, image in enumerate(array):
+        Image.fromarray(image).save(folder / f"{i}.png")
+    np.savez(tmp_path / "photos.npz", pictures=array)
+    np.save(tmp_path / "photos.npy", array)
+    return tmp_path
+
+
+@pytest.mark.parametrize("file, options", [("photos", {}), ("photos.npy", {}), ("photos.npz", dict(key="pictures"))])
+def test_photos_from_a_folder_or_a_file(pictures, file, options):
+    data = Data("photos", path=pictures / file, **options).build(image_size=16)
+    images = torch.stack([data[i]["image"] for i in range(5)])
+    assert images.shape == (5, 3, 16, 16) and images.dtype == torch.float32 and images.abs().max() <= 1
+    expected = torch.from_numpy(np.load(pictures / "photos.npy")).permute(0, 3, 1, 2) / 127.5 - 1
+    torch.testing.assert_close(images, expected.float())
+
+
+def test_rendered_shapes():
+    data = Data("shapes3d", count=40).build(image_size=32)
+    assert len(data) == 40 and data[0]["image"].shape == (3, 32, 32)
+
+
+@pytest.mark.parametrize("options, error, message", [
+    (dict(), ValueError, r"data\.path is missing: pass --data\.path"),
+    (dict(path="nowhere.npz"), FileNotFoundError, "nowhere.npz"),
+    (dict(path="nowhere"), (FileNotFoundError, NotADirectoryError), "nowhere"),
+    (dict(path="photos.npz"), KeyError, "has no array 'images'; it has pictures"),
+])  # fmt: skip
+def test_data_that_is_not_there(pictures, options, error, message):
+    if "path" in options:
+        options = {"path": pictures / options["path"]}
+    with pytest.raises(error, match=message):
+        Data("photos", **options).build(16)
+
+
+def test_training_settings_of_every_preset_are_valid():
+    for _, experiment in PRESETS.values():
+        assert TrainingConfig(**asdict(experiment.training)) == experiment.training
