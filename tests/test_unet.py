@@ -179,6 +179,20 @@ def test_attention_is_softmax_of_q_k():
     torch.testing.assert_close(attention(x), expected, rtol=1e-4, atol=1e-5)
 
 
+def test_residual_block_by_its_formula():
+    """Ho et al.: normalise, SiLU, convolve, add the time; again; and the shortcut, itself a convolution where widths differ."""
+    block = make().encoder.layers[3].block  # 8 -> 16 channels
+    x, emb = torch.randn(2, 8, 8, 8), torch.randn(2, 32)
+
+    def half(h, norm, conv):
+        h = F.group_norm(h, norm.num_groups, norm.weight, norm.bias, eps=1e-5)
+        return F.conv2d(h * torch.sigmoid(h), conv.weight, conv.bias, padding=1)
+
+    h = half(x, block.norm1, block.conv1) + (emb @ block.emb.weight.T + block.emb.bias)[:, :, None, None]
+    expected = F.conv2d(x, block.shortcut.weight, block.shortcut.bias) + half(h, block.norm2, block.conv2)
+    torch.testing.assert_close(block(x, emb), expected, rtol=1e-4, atol=1e-5)
+
+
 def test_folding_keeps_the_picture_and_quarters_the_positions():
     net, (x, t) = make(fold=2), batch()
     assert net(x, t).noise.shape == x.shape
