@@ -12,6 +12,7 @@ os.environ.setdefault("FDLIB_PROFILE", "ci")
 os.environ.setdefault("HF_HUB_OFFLINE", "1")  # no test may depend on somebody's server
 os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # threads that spin while they wait starve a busy machine
 
 
 def pytest_configure(config):
