@@ -1,6 +1,6 @@
 """How well a denoiser of rendered 3D Shapes paints: held-out loss and the offline Fréchet distance, with baselines.
 
-    python benchmarks/samples.py [--model data/checkpoints/shapes32_unet] [--count 1000] [--json FILE]
+    python benchmarks/samples.py [--model data/checkpoints/shapes32_unet] [--count 500] [--json FILE]
 
 Held-out pictures are the first of ``split_indices(train=0, test=10_000, seed=0)``, which no preset trains on. Beside each
 distance stand those of the other half of the real pictures (nobody can do better) and of pure noise.
@@ -25,7 +25,7 @@ from fdlib.unet import UNet
 
 SAMPLERS = {
     "ddpm, 50 steps": (samplers.ddpm, 50, 1),
-    "ddpm, 250 steps": (samplers.ddpm, 250, 1),
+    "ddpm, 100 steps": (samplers.ddpm, 100, 1),
     "ddim, 50 steps, quadratic": (samplers.ddim, 50, 2),
     "dpm_solver_pp, 20 steps, quadratic": (samplers.dpm_solver_pp, 20, 2),
 }
@@ -69,7 +69,7 @@ def measure(model: Path, count: int, seeds: list[int]) -> dict:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--model", type=Path, default=Path("data/checkpoints/shapes32_unet"), help="folder of a model")
-    parser.add_argument("--count", type=int, default=1000, help="pictures on each side of a distance")
+    parser.add_argument("--count", type=int, default=500, help="pictures on each side of a distance")
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2], help="of the samples")
     parser.add_argument("--json", type=Path, help="also write the figures to this file")
     arguments = parser.parse_args()

@@ -138,7 +138,7 @@ class Model(
                 raise ValueError(
                     f"{folder} holds a {saved}, not a {cls.__name__}: load it with {saved}.from_pretrained"
                 )
-        elif folder.is_absolute() or len(folder.parts) != 2:  # hub ids look like "owner/name"
+        elif folder.is_absolute() or len(folder.parts) != 2 or folder.parent.is_dir():  # hub ids look like "owner/name"
             raise FileNotFoundError(f"no folder {folder}, and it is no Hub id of the form owner/name")
         try:
             options.setdefault("strict", True)

@@ -27,9 +27,10 @@ if TYPE_CHECKING:
     from fdlib.training import TrainingState
 
 
-def settings_of(denoiser: Model, objective: Any, config: Any) -> dict:
+def settings_of(denoiser: Model, objective: Any, config: Any, dataset: Any) -> dict:
     """All that must agree for a resume to continue the same run, as plain JSON."""
     settings = {"model": type(denoiser).__name__, "objective": _describe(objective), "training": asdict(config)}
+    settings["dataset"] = {"class": type(dataset).__name__, "examples": len(dataset)}
     settings["model_config"] = dict(getattr(denoiser, "_hub_mixin_config", None) or {})
     return json.loads(json.dumps(settings, default=str))
 

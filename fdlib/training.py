@@ -141,7 +141,8 @@ def train(
         resume: continue from the folder's newest checkpoint, if there is one.
         parameters: optimiser parameter groups, each with its own "lr"; all parameters at ``learning_rate`` by default.
         augment: ``(batch, generator) -> batch``, applied to every batch on the training device.
-        callbacks: called with the ``TrainingState`` every ``callback_every`` steps and at the end: pictures, scores.
+        callbacks: called, in the main process, with the ``TrainingState`` every ``callback_every`` steps and at the end:
+            pictures, scores.
         tensorboard: also write TensorBoard logs to the folder.
         progress: show a bar with loss and remaining time.
 
@@ -181,7 +182,7 @@ def train(
     store = None
     if folder is not None:
         store = RunFolder(
-            folder, settings_of(denoiser, objective, config), config.keep, accelerator, optimizer, averaged
+            folder, settings_of(denoiser, objective, config, dataset), config.keep, accelerator, optimizer, averaged
         )
         store.open(state, resume)
     network = torch.compile(denoiser) if config.compile else denoiser
@@ -255,7 +256,8 @@ def train(
                 if store and due:
                     store.save(state)
                     saved_at = state.step
-                if callbacks and (state.step % callback_every == 0 or state.step == config.steps):
+                picture_due = state.step % callback_every == 0 or state.step == config.steps
+                if callbacks and picture_due and accelerator.is_main_process:
                     _call(callbacks, state, denoiser)
             write_log()
             if store and state.step > saved_at:
