@@ -17,6 +17,7 @@ import tyro
 
 from fdlib import samplers, viz
 from fdlib.presets import PRESETS, Experiment
+from fdlib.schedule import time_grid
 from fdlib.training import TrainingDiverged, TrainingState, train
 
 
@@ -48,9 +49,13 @@ def main(run: Run) -> TrainingState:
     print(f"{denoiser.parameter_count:,} parameters, {len(dataset):,} pictures, run in {run.folder}")
     noise = torch.randn(32, 3, denoiser.image_size, denoiser.image_size, generator=torch.Generator().manual_seed(0))
 
+    grid = time_grid(objective.schedule.T, min(25, objective.schedule.T), power=2)
+
     def picture(state: TrainingState) -> None:
         device = next(state.ema.parameters()).device
-        images = samplers.dpm_solver_pp(state.ema, objective.schedule, noise.to(device), steps=25, progress=False)
+        images = samplers.dpm_solver_pp(
+            state.ema, objective.schedule, noise.to(device), timesteps=grid, clip_x0=True, progress=False
+        )
         viz.save(viz.show_images(images.cpu().clamp(-1, 1), columns=8), run.folder / "samples.png")
 
     return train(
