@@ -164,7 +164,7 @@ def imports(file):
 
 
 MODULES = sorted((ROOT / "fdlib").rglob("*.py"))
-FOR_NOTEBOOKS = ("fdlib/viz.py", "fdlib/widgets.py", "fdlib/player.py", "fdlib/course/notebooks.py")
+FOR_NOTEBOOKS = ("fdlib/viz.py", "fdlib/plots.py", "fdlib/widgets.py", "fdlib/player.py", "fdlib/course/notebooks.py")
 
 
 @pytest.mark.parametrize("module", MODULES, ids=[path.relative_to(ROOT).as_posix() for path in MODULES])
