@@ -29,8 +29,8 @@
 #
 # | profile | time |
 # |---|---|
-# | `ci` | about 75 s |
-# | `laptop` | about 6 min |
+# | `ci` | about 60 s |
+# | `laptop` | about 5 min |
 # | `gpu` | about 10 min (estimated, never timed on one) |
 #
 # **Before you start**: [chapter 1](01_ddpm_basics.ipynb); convolutions, and what a training loop does.
@@ -174,7 +174,7 @@ assert abs(untrained_loss - 1) < 0.02
 
 # %%
 config = TrainingConfig(
-    steps=profile.pick(ci=60, laptop=2400, gpu=10_000),
+    steps=profile.pick(ci=60, laptop=3600, gpu=10_000),
     batch_size=profile.pick(ci=16, laptop=32, gpu=128),
     learning_rate=2e-3,
     warmup=50,
@@ -186,7 +186,7 @@ watch = torch.randn(8, 3, 32, 32, generator=torch.Generator().manual_seed(7)).to
 gallery = widgets.live_picture(
     lambda state: samplers.ddim(state.ema, schedule, watch, steps=20, clip_x0=True, progress=False).clamp(-1, 1).cpu()
 )
-run = train(denoiser, objective, pictures, config, callbacks=[gallery], callback_every=profile.pick(ci=60, laptop=600, gpu=2500))
+run = train(denoiser, objective, pictures, config, callbacks=[gallery], callback_every=profile.pick(ci=60, laptop=900, gpu=2500))
 
 # %%
 viz.plot_curves({"training loss": run.history}, log=True, title="The plain denoising loss")
