@@ -368,7 +368,7 @@ viz.show_rows({name: images.clamp(-1, 1).cpu() for name, images in roads.items()
 # ### Where to spend the steps
 #
 # Evenly spaced times are not the best ones. Near the clean picture everything happens in few times: between $t = 100$ and 0
-# the noise falls from a third of a pixel's range to nothing. A **quadratic** grid puts more steps there (Song et al. 2021).
+# the noise falls from a standard deviation of .32 to nothing. A **quadratic** grid puts more steps there (Song et al. 2021).
 
 # %%
 for power in (1, 2):
@@ -486,7 +486,7 @@ widgets.slider_gallery([x0 for _, x0 in guesses], labels=[f"t = {t}" for t, _ in
 # %% [markdown]
 # ## What to try
 #
-# - Train on other times: `DenoisingObjective(schedule, timesteps=PowerT(2))` prefers low noise. What happens to the loss at each $t$,
+# - Train on other times: `DenoisingObjective(schedule, timesteps=PowerT(2))`, with `PowerT` from `fdlib.process`, prefers low noise. What happens to the loss at each $t$,
 #   and what to the samples?
 # - Let the network predict something else: `UNet(..., predicts="velocity")`. Samplers and loss need no change. Why?
 # - `NoiseSchedule.cosine(1000)` in place of the linear one: train and compare distances.

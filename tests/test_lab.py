@@ -268,8 +268,6 @@ def sliders_move_their_pictures(page):
 
 @pytest.mark.slow
 def test_the_first_chapter_runs_and_its_sliders_move_their_pictures(browser, lab, tmp_path):
-    if not CHAPTER.exists():
-        pytest.skip(f"{CHAPTER.relative_to(ROOT)} is not written yet")
     folder = tmp_path / "notebooks"
     shutil.copytree(CHAPTER.parent, folder)
     state = open_and_run_all(browser, lab(folder)(CHAPTER.name), RUN_S)
