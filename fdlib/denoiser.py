@@ -180,6 +180,8 @@ def check_images(
             f"{name} must be a float tensor in [-1, 1], got {kind}: for 0..255 pixels use images.float() / 127.5 - 1"
         )
     check_size(images, name, channels, size)
+    if not images.numel():
+        raise ValueError(f"{name} is empty, of shape {tuple(images.shape)}: pass at least one image")
     low, high = torch.aminmax(images.detach())
     if not (low >= -1 - tolerance and high <= 1 + tolerance):
         raise ValueError(

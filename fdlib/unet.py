@@ -169,6 +169,7 @@ class Decoder(nn.Module):
     """The way up: in each stage ``blocks`` + 1 residual blocks, each joined by one skip, and an up-sampling between stages.
 
     ``forward(h_mid, h_enc, emb) -> (B, channels_out, size, size)``. ``h_enc`` is what ``Encoder`` returned; it is not changed.
+    ``extra`` counts channels that are appended to ``h_mid`` and to each of ``h_enc`` (chapter 5's ``concat`` has some).
     """
 
     def __init__(
@@ -183,9 +184,11 @@ class Decoder(nn.Module):
         channels_emb: int,
         dropout: float,
         skip_channels: Sequence[int],
+        extra: int = 0,
     ):
         super().__init__()
-        size, width, skips = size >> (len(multipliers) - 1), channels * multipliers[-1], list(skip_channels)
+        size, skips = size >> (len(multipliers) - 1), [width + extra for width in skip_channels]
+        width = channels * multipliers[-1] + extra
         self.layers = nn.ModuleList()
         for level, multiplier in reversed(list(enumerate(multipliers))):
             for _ in range(blocks + 1):
@@ -257,16 +260,20 @@ class UNet(Denoiser):
         self.time = TimeEmbedding(channels, channels_emb, classes)
         self.encoder = Encoder(size, pixels, **shape)
         self.middle = MiddleBlock(channels * multipliers[-1], heads, channels_emb, dropout)
-        self.decoder = Decoder(size, pixels, **shape, skip_channels=self.encoder.skip_channels)
+        self._decoder_shape = dict(shape, size=size, skip_channels=self.encoder.skip_channels)  # for chapter 3's second one
+        self.decoder = Decoder(channels_out=pixels, **self._decoder_shape)
         self.to(memory_format=torch.channels_last)  # same numbers, faster convolutions and attention on CPUs and GPUs
 
-    def forward(self, x_t: Tensor, t: Tensor, label: Tensor | None = None) -> Prediction:
-        """Predict from (B, image_channels, image_size, image_size) at times t (B,); ``label`` (B,) for conditional models."""
+    def encode(self, x_t: Tensor, t: Tensor, label: Tensor | None = None) -> tuple[Tensor, list[Tensor], Tensor]:
+        """(h_mid, h_enc, emb): all that decoders get to see (thesis equations 2.2 and 2.3)."""
         check_size(x_t, "x_t", self.image_channels, self.image_size)
         emb = self.time(t, label)
         h_enc = self.encoder(F.pixel_unshuffle(x_t, self.fold), emb)
-        h_mid = self.middle(h_enc[-1], emb)
-        value = self.decoder(h_mid, h_enc, emb)
+        return self.middle(h_enc[-1], emb), h_enc, emb
+
+    def forward(self, x_t: Tensor, t: Tensor, label: Tensor | None = None) -> Prediction:
+        """Predict from (B, image_channels, image_size, image_size) at times t (B,); ``label`` (B,) for conditional models."""
+        value = self.decoder(*self.encode(x_t, t, label))
         return Prediction(**{self.predicts: F.pixel_shuffle(value, self.fold).contiguous()})
 
 
