@@ -114,10 +114,20 @@ class FactorizedUNet(UNet):
         ):
             _check(name, value, value in choices, f"one of {', '.join(choices)}")
         super().__init__(
-            image_size, channels, multipliers, blocks, attention, heads, image_channels, fold, classes, dropout, predicts
+            image_size,
+            channels,
+            multipliers,
+            blocks,
+            attention,
+            heads,
+            image_channels,
+            fold,
+            classes,
+            dropout,
+            predicts,
         )
         self.regions, self.decoding, self.mask_resize = regions, decoding, mask_resize
-        shape, pixels = self._decoder_shape, image_channels * fold**2
+        shape, pixels = self.decoder_shape, image_channels * fold**2
         self.mask_generator = MaskGenerator(regions, fold, mask_upsample, **shape)
         if decoding == "concat":
             self.decoder = Decoder(channels_out=pixels, **shape, extra=regions)

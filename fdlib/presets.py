@@ -11,8 +11,10 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Literal
 
+import torch
 from torch.utils.data import Dataset
 
+from fdlib.factorized import FactorizedUNet
 from fdlib.process import DenoisingObjective, PowerT, uniform_t
 from fdlib.schedule import NoiseSchedule
 from fdlib.training import TrainingConfig
@@ -21,7 +23,7 @@ from fdlib.unet import UNet
 
 @dataclass
 class Architecture:
-    """The arguments of ``fdlib.unet.UNet``."""
+    """The arguments of ``fdlib.unet.UNet`` and, where there are regions, of ``fdlib.factorized.FactorizedUNet``."""
 
     image_size: int = 64
     """Height and width in pixels."""
@@ -41,9 +43,20 @@ class Architecture:
     """Between the convolutions of a block."""
     predicts: Literal["noise", "x0", "velocity"] = "noise"
     """What the network's output means."""
+    regions: int = 0
+    """K, the region masks of the bottleneck; 0 is the plain U-Net."""
+    decoding: Literal["parallel", "concat", "mask_mid", "unshared"] = "parallel"
+    """How masks enter the decoder: the thesis's way, or one of its ablations."""
+    mask_resize: Literal["area", "bilinear", "nearest"] = "area"
+    """How masks are brought to the skips' resolutions."""
+    mask_upsample: Literal["bilinear", "shuffle"] = "bilinear"
+    """How a folded network's mask logits become pixels."""
 
     def build(self) -> UNet:
-        return UNet(**asdict(self))
+        if self.regions:
+            return FactorizedUNet(**asdict(self))
+        masks = ("regions", "decoding", "mask_resize", "mask_upsample")
+        return UNet(**{name: value for name, value in asdict(self).items() if name not in masks})
 
 
 @dataclass
@@ -81,15 +94,22 @@ class Data:
     """shapes3d: pictures to render."""
     seed: int = 0
     """shapes3d: which of the 480 000 combinations."""
+    layout: Literal["plain", "varied"] = "plain"
+    """shapes3d: the official camera, or a window of its frame, different in every picture."""
+    zoom: tuple[float, float] = (0.55, 1.0)
+    """shapes3d, varied: the windows' smallest and largest width, of the frame's."""
     flip: bool = False
     """Mirror half of the pictures at random."""
 
     def build(self, image_size: int) -> Dataset:
         if self.source == "shapes3d":
-            from fdlib.data.shapes3d import Shapes3D, split_indices
+            from fdlib.data.shapes3d import Shapes3D, random_layout, split_indices
 
             train, _ = split_indices(train=self.count, test=10_000, seed=self.seed)
-            return Shapes3D(size=image_size, indices=train, source=self.path or "rendered")
+            layout = "plain"
+            if self.layout == "varied":
+                layout = random_layout(len(train), torch.Generator().manual_seed(self.seed), zoom=self.zoom)
+            return Shapes3D(size=image_size, indices=train, layout=layout, source=self.path or "rendered")
         if self.path is None:
             raise ValueError(
                 "data.path is missing: pass --data.path with a folder of pictures, or an .npz or .npy array of them"

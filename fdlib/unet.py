@@ -260,8 +260,10 @@ class UNet(Denoiser):
         self.time = TimeEmbedding(channels, channels_emb, classes)
         self.encoder = Encoder(size, pixels, **shape)
         self.middle = MiddleBlock(channels * multipliers[-1], heads, channels_emb, dropout)
-        self._decoder_shape = dict(shape, size=size, skip_channels=self.encoder.skip_channels)  # for chapter 3's second one
-        self.decoder = Decoder(channels_out=pixels, **self._decoder_shape)
+        self.decoder_shape = dict(
+            shape, size=size, skip_channels=self.encoder.skip_channels
+        )  # for chapter 3's second one
+        self.decoder = Decoder(channels_out=pixels, **self.decoder_shape)
         self.to(memory_format=torch.channels_last)  # same numbers, faster convolutions and attention on CPUs and GPUs
 
     def encode(self, x_t: Tensor, t: Tensor, label: Tensor | None = None) -> tuple[Tensor, list[Tensor], Tensor]:

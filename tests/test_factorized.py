@@ -226,8 +226,12 @@ def test_a_conditional_model_trains_and_segments_with_labels():
 def test_images_and_masks_come_together_with_the_masks_of_every_step(sampler):
     net, schedule = make(), NoiseSchedule.linear()
     x_T = batch()[0]
-    made = generate(net, schedule, x_T, 5, sampler, generator=torch.Generator().manual_seed(0), clip_x0=True, progress=False)
-    alone = sampler(net, schedule, x_T, steps=5, generator=torch.Generator().manual_seed(0), clip_x0=True, progress=False)
+    made = generate(
+        net, schedule, x_T, 5, sampler, generator=torch.Generator().manual_seed(0), clip_x0=True, progress=False
+    )
+    alone = sampler(
+        net, schedule, x_T, steps=5, generator=torch.Generator().manual_seed(0), clip_x0=True, progress=False
+    )
     torch.testing.assert_close(made.images, alone.clamp(-1, 1))
     assert len(made.steps) == len(made.times) == len(made.x0) == 5 and made.times[0] == 999
     torch.testing.assert_close(made.masks, made.steps[-1])

@@ -57,10 +57,24 @@ def test_schedules():
 def test_every_setting_of_the_network_has_a_field():
     import inspect
 
-    from fdlib.unet import UNet
+    from fdlib.factorized import FactorizedUNet
 
-    arguments = set(inspect.signature(UNet).parameters) - {"image_channels", "classes"}
+    arguments = set(inspect.signature(FactorizedUNet).parameters) - {"image_channels", "classes"}
     assert set(asdict(Architecture())) == arguments
+
+
+def test_regions_make_a_factorized_network():
+    small = dict(image_size=16, channels=8, multipliers=(1, 2), blocks=1, attention=())
+    plain, factorized = Architecture(**small).build(), Architecture(**small, regions=4, decoding="concat").build()
+    assert type(plain).__name__ == "UNet"
+    assert type(factorized).__name__ == "FactorizedUNet" and (factorized.regions, factorized.decoding) == (4, "concat")
+
+
+def test_varied_layouts_are_windows_of_the_same_pictures():
+    plain = Data("shapes3d", count=20).build(16)
+    varied = Data("shapes3d", count=20, layout="varied", zoom=(0.5, 0.6)).build(16)
+    assert torch.equal(plain.indices, varied.indices)
+    assert (plain.images() - varied.images()).abs().mean() > 0.05
 
 
 @pytest.fixture

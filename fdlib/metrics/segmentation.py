@@ -188,6 +188,36 @@ def adjusted_rand_index(regions: Tensor, labels: Tensor, ignore: int = IGNORE) -
     return float((both - chance) / (most - chance)) if most != chance else 1.0
 
 
+def score_regions(fit: Tensor, fit_labels: Tensor, regions: Tensor, labels: Tensor, classes: int, count: int) -> dict:
+    """Every score of this module for one model: the map is fitted on ``fit``, the scores are of ``regions``.
+
+    Args:
+        fit, fit_labels: regions and classes of training pictures; soft masks (M, K, H, W) or integers (M, H, W).
+        regions, labels: of test pictures.
+        classes: number of classes. count: K.
+
+    Returns:
+        {"map", "miou", "per_class_iou", "per_class_dice", "accuracy", "per_image_miou", "oracle_miou", "ari"}, plain
+        numbers and lists. "oracle_miou" has a map for each test image, fitted on that image.
+    """
+    regions = hard(regions)
+    mapping = match_regions(hard(fit), fit_labels, classes, count=count)
+    predicted = apply_map(regions, mapping)
+    oracle = apply_map(regions, match_each(regions, labels, classes, count=count))
+    each = per_image_iou(predicted, labels, classes)
+    overlap = iou(predicted, labels, classes)
+    return {
+        "map": mapping.tolist(),
+        "miou": float(overlap.mean()),
+        "per_class_iou": overlap.tolist(),
+        "per_class_dice": dice(predicted, labels, classes).tolist(),
+        "accuracy": accuracy(predicted, labels),
+        "per_image_miou": float(each.nanmean(dim=1).mean()),
+        "oracle_miou": float(iou(oracle, labels, classes).mean()),
+        "ari": float(torch.tensor([adjusted_rand_index(r, t) for r, t in zip(regions, labels, strict=True)]).mean()),
+    }
+
+
 # ---------------------------------------------------------------------- pieces
 
 

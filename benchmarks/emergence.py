@@ -1,0 +1,189 @@
+"""Do regions emerge on every seed? Train a factorized model on rendered 3D Shapes, score its masks on held-out pictures.
+
+    python benchmarks/emergence.py --seeds 0 1 2 --profile laptop --json FILE --save DIR
+    python benchmarks/emergence.py --seeds 1 2 --variant plain-layout --json FILE
+    python benchmarks/emergence.py --seeds 1 --override schedule.power=1 training.learning_rate=2e-3
+
+The recipe is the preset ``regions32`` (``fdlib/presets.py``), which chapter 4 and ``make demo`` train too; a *variant* changes
+one lever of it. Test pictures: 32 x 32, uniform over the official 480 000 combinations, the official camera, never trained
+on. Three classes: floor (with its shadow), walls (with the sky), object; one channel-to-class map for the whole test set,
+fitted on 500 training pictures. Labels enter nothing else.
+
+``--save DIR`` writes, for each seed, an npz with the test pictures' indices, true classes, predicted regions (uint8), soft masks
+(float16) and the map, so that every score can be computed again by others.
+"""
+
+from __future__ import annotations
+
+import argparse
+import ast
+import copy
+import json
+import platform
+import subprocess
+import time
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from fdlib.data.shapes3d import Shapes3D, coarse, split_indices
+from fdlib.emergence import mask_health
+from fdlib.files import atomic_write
+from fdlib.metrics.baselines import chance, kmeans_colours
+from fdlib.metrics.segmentation import hard, score_regions
+from fdlib.presets import PRESETS, Experiment
+from fdlib.training import train
+
+PRESET = "regions32"
+FIT = 500  # training pictures on which the map from regions to classes is fitted
+STEPS = {"ci": 40, "laptop": None, "gpu": 20_000}  # None: as the preset says
+PASSES = {"miou": 0.75, "object": 0.55}
+
+VARIANTS: dict[str, dict[str, object]] = {
+    "recipe": {},
+    "plain-layout": {"data.layout": "plain"},
+    "uniform-t": {"schedule.power": 1.0},
+    "three-regions": {"model.regions": 3},
+    "mask-shuffle": {"model.mask_upsample": "shuffle"},
+}
+
+
+def recipe(overrides: dict[str, object]) -> Experiment:
+    """The preset with some fields replaced, "training.steps" and the like."""
+    experiment = copy.deepcopy(PRESETS[PRESET][1])
+    for path, value in overrides.items():
+        part, _, name = path.partition(".")
+        if not hasattr(experiment, part) or not hasattr(getattr(experiment, part), name):
+            raise SystemExit(f"error: --override {path}: there is no such field in the preset")
+        setattr(getattr(experiment, part), name, value)
+    experiment.training.__post_init__()
+    return experiment
+
+
+def pictures(experiment: Experiment, count: int) -> dict[str, torch.Tensor]:
+    """Images and classes to fit the map on, and to test on: the official camera for both."""
+    size = experiment.model.image_size
+    fit, test = split_indices(train=FIT, test=10_000, seed=0)
+    result = {"indices": test[:count]}
+    for name, indices in (("fit", fit), ("test", test[:count])):
+        data = Shapes3D(size=size, indices=indices)
+        result[name], result[f"{name}_labels"] = data.images(), coarse(data.labels(), "three")
+    return result
+
+
+def run(experiment: Experiment, seed: int, data: dict[str, torch.Tensor], progress: bool) -> tuple[dict, dict]:
+    """Train with one seed; the scores, and what they were computed from."""
+    started = time.perf_counter()
+    torch.manual_seed(seed)
+    denoiser = experiment.model.build()
+    experiment.training.seed = seed
+    state = train(denoiser, experiment.objective(), experiment.data.build(32), experiment.training, progress=progress)
+    seconds = time.perf_counter() - started
+    schedule = experiment.objective().schedule
+    masks = {name: state.ema.segment(data[name], 30, schedule=schedule) for name in ("fit", "test")}
+    scores = score_regions(masks["fit"], data["fit_labels"], masks["test"], data["test_labels"], 3, denoiser.regions)
+    health = mask_health(masks["test"])
+    result = {
+        "seed": seed,
+        **scores,
+        "passes": scores["miou"] >= PASSES["miou"] and scores["per_class_iou"][2] >= PASSES["object"],
+        "occupancy": list(health.occupancy),
+        "entropy": health.entropy,
+        "variation": health.variation,
+        "loss": float(np.mean([row["loss"] for row in state.history[-10:]])),
+        "steps": state.step,
+        "parameters": denoiser.parameter_count,
+        "seconds": seconds,
+    }
+    arrays = {
+        "indices": data["indices"].numpy(),
+        "labels": data["test_labels"].numpy(),
+        "regions": hard(masks["test"]).numpy().astype(np.uint8),
+        "masks": masks["test"].half().numpy(),
+        "map": np.asarray(scores["map"]),
+    }
+    return result, arrays
+
+
+def baselines(data: dict[str, torch.Tensor], regions: int) -> dict[str, dict]:
+    """K-means on colours and random regions, through the same map and scores."""
+    found = {
+        "k-means on colours": [kmeans_colours(data["fit"], data[name], regions) for name in ("fit", "test")],
+        "chance": [chance(data[name], regions) for name in ("fit", "test")],
+    }
+    return {
+        name: score_regions(fit, data["fit_labels"], test, data["test_labels"], 3, regions)
+        for name, (fit, test) in found.items()
+    }
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0], help="one run for each")
+    parser.add_argument("--profile", choices=STEPS, default="laptop", help="length of the training")
+    parser.add_argument("--variant", choices=VARIANTS, default="recipe", help="the lever to change")
+    parser.add_argument("--override", nargs="*", default=[], metavar="FIELD=VALUE", help="other fields of the preset")
+    parser.add_argument("--test", type=int, default=1000, help="test pictures")
+    parser.add_argument("--threads", type=int, help="CPU threads (all)")
+    parser.add_argument("--json", type=Path, help="where to write the results; results of other runs in it are kept")
+    parser.add_argument("--save", type=Path, help="folder for masks and labels")
+    parser.add_argument("--quiet", action="store_true", help="no progress bars")
+    options = parser.parse_args()
+    if options.threads:
+        torch.set_num_threads(options.threads)
+    overrides = dict(VARIANTS[options.variant])
+    if STEPS[options.profile]:
+        overrides["training.steps"] = STEPS[options.profile]
+    for text in options.override:
+        path, _, value = text.partition("=")
+        try:
+            overrides[path] = ast.literal_eval(value)
+        except (ValueError, SyntaxError):
+            overrides[path] = value  # a word
+    experiment = recipe(overrides)
+    data = pictures(experiment, options.test)
+    report = {
+        "command": "python benchmarks/emergence.py --variant " + options.variant,
+        "commit": commit(),
+        "profile": options.profile,
+        "variant": options.variant,
+        "overrides": dict(overrides),
+        "machine": f"{platform.machine()}, {torch.get_num_threads()} threads, torch {torch.__version__}",
+        "test": options.test,
+        "baselines": baselines(data, experiment.model.regions),
+        "runs": [],
+    }
+    for name, scores in report["baselines"].items():
+        print(f"{name:20} mIoU {scores['miou']:.3f}")
+    for seed in options.seeds:
+        result, arrays = run(recipe(overrides), seed, data, progress=not options.quiet)
+        report["runs"].append(result)
+        each = " ".join(f"{x:.2f}" for x in result["per_class_iou"])
+        print(
+            f"{options.variant} seed {seed}: mIoU {result['miou']:.3f} (floor, walls, object {each}), {result['seconds']:.0f} s"
+            f"{', passes' if result['passes'] else ''}",
+            flush=True,
+        )
+        if options.save:
+            with atomic_write(options.save / f"{options.variant}-{seed}.npz") as path, open(path, "wb") as file:
+                np.savez_compressed(file, **arrays)
+        if options.json:  # after every seed, so that an interrupted study keeps what it has
+            with atomic_write(options.json) as path:
+                path.write_text(json.dumps(report, indent=1) + "\n")
+    scores = torch.tensor([result["miou"] for result in report["runs"]])
+    print(
+        f"{len(scores)} seeds: median mIoU {scores.quantile(0.5):.3f}, lowest {scores.min():.3f}; "
+        f"{sum(result['passes'] for result in report['runs'])} pass (mIoU >= {PASSES['miou']}, object >= {PASSES['object']})"
+    )
+
+
+def commit() -> str:
+    result = subprocess.run(
+        ["git", "rev-parse", "--short", "HEAD"], capture_output=True, text=True, cwd=Path(__file__).parent
+    )
+    return result.stdout.strip()
+
+
+if __name__ == "__main__":
+    main()
