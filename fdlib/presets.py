@@ -15,6 +15,7 @@ import torch
 from torch.utils.data import Dataset
 
 from fdlib.factorized import FactorizedUNet
+from fdlib.pose import PoseDenoiser, PoseObjective, parameter_groups
 from fdlib.process import DenoisingObjective, PowerT, uniform_t
 from fdlib.schedule import NoiseSchedule
 from fdlib.training import TrainingConfig
@@ -172,3 +173,103 @@ PRESETS: dict[str, tuple[str, Experiment]] = {
         ),
     ),
 }
+
+
+# ---------------------------------------------------------------------- poses
+
+
+@dataclass
+class PoseExperiment:
+    """NeRF inside diffusion on the views of one scene: what chapters 9 and 10 and ``benchmarks/poses.py`` train."""
+
+    steps: int = 1800
+    """Optimiser steps."""
+    batch_size: int = 32
+    """Views a step: balancing needs several for each candidate."""
+    candidates: int = 8
+    """Cameras to choose from; 1 is the single-pose model (algorithm 3)."""
+    assignment: Literal["balanced", "minimum"] = "balanced"
+    """Share views out evenly at first, or the thesis's plain minimum."""
+    balanced_share: float = 0.6
+    """Part of the training for which views are shared out."""
+    temperature: float = 0.2
+    """Of the sharing, in units of the errors' spread."""
+    weight: float = 0.1
+    """lambda of equation 3.4."""
+    blur: float = 1.5
+    """Smoothing of the scene at the start, in voxels, falling to 0 at half of the training."""
+    resolution: int = 32
+    """Voxels along a side of the scene."""
+    samples: int = 32
+    """On each ray."""
+    score_pixels: int = 64
+    """Of each view, on which the candidates are compared."""
+    render_pixels: int = 128
+    """Of each view, rendered with gradient."""
+    field_rate: float = 1e-2
+    """Learning rate of the scene."""
+    encoder_rate: float = 1e-3
+    """Learning rate of the encoder (or, for NeRF--, of the cameras)."""
+    clean: bool = False
+    """Show the encoder the clean view: the autoencoder of thesis 3.4.5."""
+    per_view: bool = False
+    """NeRF--: trainable cameras for every view in place of the encoder."""
+    T: int = 100
+    """Times of the cosine schedule (thesis 3.4.1 has 100; its linear schedule would not end in noise)."""
+    seed: int = 0
+    """Of weights, batches and noise."""
+
+    def schedule(self) -> NoiseSchedule:
+        return NoiseSchedule.cosine(self.T)
+
+    def build(self, views, elevation: tuple[float, float]) -> PoseDenoiser:
+        """A model for a ``MultiView``. Radius, intrinsics and the range of elevations are assumed known, poses are not."""
+        torch.manual_seed(self.seed)
+        return PoseDenoiser(
+            views.size,
+            views.focal,
+            views.near,
+            views.far,
+            self.candidates,
+            radius=float(views.c2w[:, :3, 3].norm(dim=1).mean()),
+            elevation=elevation,
+            resolution=self.resolution,
+            bound=views.bound or 1.0,
+            samples=self.samples,
+            views=len(views) if self.per_view else 0,
+        )
+
+    def objective(self) -> PoseObjective:
+        return PoseObjective(
+            self.schedule(),
+            self.steps,
+            self.assignment,
+            self.balanced_share,
+            self.temperature,
+            self.weight,
+            self.score_pixels,
+            self.render_pixels,
+            self.blur,
+            clean=self.clean,
+        )
+
+    def training(self, model: PoseDenoiser) -> dict:
+        """The arguments of ``train`` beside model, objective and views."""
+        config = TrainingConfig(
+            steps=self.steps,
+            batch_size=self.batch_size,
+            learning_rate=self.field_rate,
+            decay="cosine",
+            ema_decay=0.99,
+            seed=self.seed,
+        )
+        return {"config": config, "parameters": parameter_groups(model, self.field_rate, self.encoder_rate)}
+
+
+POSES = {
+    "balanced": PoseExperiment(),
+    "minimum": PoseExperiment(assignment="minimum"),
+    "autoencoder": PoseExperiment(clean=True),
+    "nerf--": PoseExperiment(candidates=1, per_view=True, encoder_rate=1e-2),
+}
+"""The method of chapter 10 and what it is compared with, at the same length and scene."""

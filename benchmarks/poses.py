@@ -1,0 +1,163 @@
+"""Unknown cameras over 360 degrees: how far are the learned ones from the truth, on how many seeds?
+
+    python benchmarks/poses.py --seeds 0 1 2 --profile laptop --json FILE --save DIR
+    python benchmarks/poses.py --seeds 0 --assignment minimum
+    python benchmarks/poses.py --seeds 0 --method nerf--
+
+Scene: the procedural car, 32 x 32 pixels, 120 training views and 60 others, azimuth over the full circle, elevation .1 to 1 rad.
+Poses enter no training; only the radius, the intrinsics and the range of elevations are given. A seed draws views, weights
+and noise.
+
+Errors are after one similarity fitted on the *training* views' centres. Beside them the same for shuffled poses, which is chance.
+``--save DIR`` writes estimated and true camera-to-world matrices of both sets.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import platform
+import subprocess
+import time
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from fdlib.data.multiview import MultiView
+from fdlib.files import atomic_write
+from fdlib.metrics.geometry import align_cameras, pose_errors, psnr, relative_rotation_accuracy, shuffled_baseline
+from fdlib.presets import POSES, PoseExperiment
+from fdlib.training import train
+
+STEPS = {"ci": 20, "laptop": None, "gpu": 10_000}  # None: as the preset says
+ELEVATION = (0.1, 1.0)
+PASSES = {"train": 6.0, "heldout": 9.0, "psnr": 22.0}
+
+
+def run(experiment: PoseExperiment, scene: str, progress: bool) -> tuple[dict, dict]:
+    """Train one seed; its errors, and the poses they were computed from."""
+    views, heldout = (
+        MultiView.render(scene, views=n, size=32, seed=experiment.seed + k) for n, k in ((120, 0), (60, 1000))
+    )
+    started = time.perf_counter()
+    model = experiment.build(views, ELEVATION)
+    state = train(model, experiment.objective(), views, **experiment.training(model), progress=progress)
+    seconds = time.perf_counter() - started
+    ema, schedule = state.ema.eval(), experiment.schedule()
+    if experiment.per_view:
+        with torch.no_grad():
+            every = torch.arange(len(views))
+            poses = {"train": ema.predict(views.images, torch.zeros_like(every), every)[0][:, 0]}
+    else:
+        # the autoencoder never saw noise, so it is given none
+        t = 0 if experiment.clean else None
+        poses = {"train": ema.localise(views.images, schedule, t), "heldout": ema.localise(heldout.images, schedule, t)}
+    result = {"seed": experiment.seed, "seconds": seconds, "steps": state.step, "parameters": model.parameter_count}
+    try:
+        similarity = align_cameras(poses["train"], views.c2w)
+    except ValueError as error:  # all cameras in one place: that is a result too
+        return {**result, "rotation_error_deg": None, "failed": str(error)}, {}
+    arrays = {}
+    for name, data, prefix in (("train", views, ""), ("heldout", heldout, "heldout_")):
+        if name not in poses:
+            continue
+        errors = pose_errors(poses[name], data.c2w, similarity)
+        with torch.no_grad():
+            seen = ema.render(poses[name]).clamp(-1, 1)
+        result |= {
+            f"{prefix}rotation_error_deg": float(errors["rotation_deg"].mean()),
+            f"{prefix}rotation_error_median_deg": float(errors["rotation_deg"].median()),
+            f"{prefix}centre_error": float(errors["centre"].mean()),
+            f"{prefix}psnr": float(psnr(seen, data.images, 2.0).mean()),
+        }
+        arrays |= {f"{name}_estimated": poses[name].numpy(), f"{name}_true": data.c2w.numpy()}
+    shuffled = [shuffled_baseline(poses["train"], views.c2w, seed)["rotation_deg"].mean() for seed in range(10)]
+    use = torch.zeros(model.candidates)
+    if not experiment.per_view:
+        with torch.no_grad():
+            logits = ema.predict(views.images, torch.full((len(views),), schedule.T // 20))[1]
+        use = torch.bincount(logits.argmax(1), minlength=model.candidates) / len(views)
+    accuracy = relative_rotation_accuracy(poses["train"], views.c2w)
+    result |= {
+        "scale": similarity.scale,
+        "shuffled_rotation_error_deg": float(torch.stack(shuffled).mean()),
+        "relative_rotation_accuracy": {str(key): float(value) for key, value in dict(accuracy).items()},
+        "candidate_use": use.tolist(),
+        "error": state.history[-1]["error"],
+    }
+    result["passes"] = (
+        result["rotation_error_deg"] <= PASSES["train"]
+        and result.get("heldout_rotation_error_deg", 1e9) <= PASSES["heldout"]
+        and result.get("heldout_psnr", 0.0) >= PASSES["psnr"]
+    )
+    return result, arrays
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0], help="one run for each")
+    parser.add_argument("--profile", choices=STEPS, default="laptop", help="length of the training")
+    parser.add_argument("--method", choices=POSES, default="balanced", help="what to train")
+    parser.add_argument("--assignment", choices=("balanced", "minimum"), help="short for --method")
+    parser.add_argument("--scene", default="car", help="a scene of fdlib.data.multiview")
+    parser.add_argument("--override", nargs="*", default=[], metavar="FIELD=VALUE", help="other fields of the preset")
+    parser.add_argument("--threads", type=int, help="CPU threads (all)")
+    parser.add_argument("--json", type=Path, help="where to write the results")
+    parser.add_argument("--save", type=Path, help="folder for estimated and true cameras")
+    parser.add_argument("--quiet", action="store_true", help="no progress bars")
+    options = parser.parse_args()
+    if options.threads:
+        torch.set_num_threads(options.threads)
+    method = options.assignment or options.method
+    changes: dict = {"steps": STEPS[options.profile]} if STEPS[options.profile] else {}
+    for text in options.override:
+        name, _, value = text.partition("=")
+        kind = {f: type(v) for f, v in vars(POSES[method]).items()}
+        if name not in kind:
+            raise SystemExit(f"error: --override {name}: there is no such field; there are {', '.join(kind)}")
+        changes[name] = value == "True" if kind[name] is bool else kind[name](value)
+    report = {
+        "command": f"python benchmarks/poses.py --method {method}",
+        "commit": commit(),
+        "profile": options.profile,
+        "method": method,
+        "scene": options.scene,
+        "overrides": changes,
+        "machine": f"{platform.machine()}, {torch.get_num_threads()} threads, torch {torch.__version__}",
+        "runs": [],
+    }
+    for seed in options.seeds:
+        result, arrays = run(replace(POSES[method], **changes, seed=seed), options.scene, not options.quiet)
+        report["runs"].append(result)
+        print(f"{method} seed {seed}: {sentence(result)}", flush=True)
+        if options.save and arrays:
+            with atomic_write(options.save / f"{method}-{seed}.npz") as path, open(path, "wb") as file:
+                np.savez_compressed(file, **arrays)
+        if options.json:
+            with atomic_write(options.json) as path:
+                path.write_text(json.dumps(report, indent=1) + "\n")
+
+
+def sentence(result: dict) -> str:
+    """One run in a line."""
+    if result["rotation_error_deg"] is None:
+        return f"failed: {result['failed']}"
+    heldout, other = result.get("heldout_rotation_error_deg"), result.get("heldout_psnr")
+    text = f"rotation {result['rotation_error_deg']:.1f} deg, PSNR {result['psnr']:.1f} dB on training views"
+    if heldout is not None:
+        text += f"; {heldout:.1f} deg, {other:.1f} dB on others"
+    text += f"; shuffled {result['shuffled_rotation_error_deg']:.0f} deg; {result['seconds']:.0f} s"
+    return text + (", passes" if result["passes"] else "")
+
+
+def commit() -> str:
+    result = subprocess.run(
+        ["git", "rev-parse", "--short", "HEAD"], capture_output=True, text=True, cwd=Path(__file__).parent
+    )
+    return result.stdout.strip()
+
+
+if __name__ == "__main__":
+    main()
