@@ -323,10 +323,8 @@ def pixel_rays(
     focal = _focal(focal, c2w)
     column, row = (pixels % width).to(c2w.dtype), (pixels // width).to(c2w.dtype)
     x, y = (column + 0.5 - cx) / focal, (cy - row - 0.5) / focal
-    directions = torch.stack([x, y, -torch.ones_like(x)], -1)
-    if unit:
-        directions = directions / torch.linalg.vector_norm(directions, dim=-1, keepdim=True)
-    directions = directions @ c2w[..., :3, :3].mT
+    depth = (x.square() + y.square() + 1).rsqrt() if unit else torch.ones_like(x)
+    directions = torch.stack([x * depth, y * depth, -depth], -1) @ c2w[..., :3, :3].mT
     return c2w[..., None, :3, 3].expand_as(directions), directions
 
 

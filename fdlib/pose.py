@@ -166,7 +166,13 @@ class PoseDenoiser(Denoiser):
 
     # ------------------------------------------------------------------ rendering
 
-    def render(self, c2w: Tensor, pixels: Tensor | None = None, generator: torch.Generator | None = None) -> Tensor:
+    def render(
+        self,
+        c2w: Tensor,
+        pixels: Tensor | None = None,
+        generator: torch.Generator | None = None,
+        samples: int | None = None,
+    ) -> Tensor:
         """What cameras (..., 4, 4) see: (..., 3, P) in [-1, 1] at pixels (P,) or (..., P), or whole images (..., 3, S, S)."""
         size = self.image_size
         if not self.training and hasattr(self.field, "saved_blur"):  # averaged weights are handed buffers, nothing else
@@ -174,7 +180,14 @@ class PoseDenoiser(Denoiser):
         where = torch.arange(size * size, device=c2w.device) if pixels is None else pixels
         origins, directions = pixel_rays(c2w, where, size, size, self.focal)
         seen = nerf.render_rays(
-            self.field, origins, directions, self.near, self.far, self.samples, generator=generator, keep_weights=False
+            self.field,
+            origins,
+            directions,
+            self.near,
+            self.far,
+            samples or self.samples,
+            generator=generator,
+            keep_weights=False,
         )
         colours = seen.colour.movedim(-1, -2) * 2 - 1
         return colours if pixels is not None else colours.unflatten(-1, (size, size))
@@ -270,7 +283,8 @@ class PoseObjective:
         assignment: "balanced" for the first ``balanced_share`` of training, then the minimum; or "minimum" throughout (thesis).
         temperature: of ``balance``.
         weight: lambda of equation 3.4.
-        score_pixels: on which candidates are compared, without gradient; render_pixels: rendered with gradient. A view.
+        score_pixels, score_samples: on how many pixels of a view candidates are compared, and with how many samples a ray,
+            without gradient; render_pixels: rendered with gradient.
         blur: standard deviation, in voxels, of the scene's smoothing at the start, falling to 0 at ``blur_share`` of training.
         timesteps: which t to draw.
         clean: give the encoder the clean view: the thesis's autoencoder (3.4.5).
@@ -282,7 +296,8 @@ class PoseObjective:
     balanced_share: float = 0.6
     temperature: float = 0.2
     weight: float = 0.1
-    score_pixels: int = 64
+    score_pixels: int = 48
+    score_samples: int = 16
     render_pixels: int = 128
     blur: float = 1.5
     blur_share: float = 0.5
@@ -292,8 +307,8 @@ class PoseObjective:
     def __post_init__(self) -> None:
         if self.assignment not in ("balanced", "minimum"):
             raise ValueError(f"assignment must be balanced or minimum, got {self.assignment!r}")
-        if self.steps < 1 or self.score_pixels < 1 or self.render_pixels < 1:
-            raise ValueError("steps, score_pixels and render_pixels must be at least 1")
+        if min(self.steps, self.score_pixels, self.score_samples, self.render_pixels) < 1:
+            raise ValueError("steps, score_pixels, score_samples and render_pixels must be at least 1")
         last = float(self.schedule.alpha_bars[-1])
         if last > 0.001 and not self.clean:
             raise ValueError(
@@ -324,7 +339,7 @@ class PoseObjective:
             if poses.shape[1] == 1:
                 chosen.append(torch.zeros(len(poses), dtype=torch.long, device=poses.device))
                 return chosen[0]
-            seen = model.render(poses, to_score)  # (B, N, 3, P)
+            seen = model.render(poses, to_score, samples=self.score_samples)  # (B, N, 3, P)
             errors = (seen - x0.flatten(2)[:, None, :, to_score]).square().mean(dim=(2, 3))
             chosen.append(balance(errors, self.temperature).argmax(1) if balanced else errors.argmin(1))
             return chosen[0]

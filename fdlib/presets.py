@@ -202,8 +202,10 @@ class PoseExperiment:
     """Voxels along a side of the scene."""
     samples: int = 32
     """On each ray."""
-    score_pixels: int = 64
+    score_pixels: int = 48
     """Of each view, on which the candidates are compared."""
+    score_samples: int = 16
+    """On each ray of these."""
     render_pixels: int = 128
     """Of each view, rendered with gradient."""
     field_rate: float = 1e-2
@@ -243,13 +245,14 @@ class PoseExperiment:
         return PoseObjective(
             self.schedule(),
             self.steps,
-            self.assignment,
-            self.balanced_share,
-            self.temperature,
-            self.weight,
-            self.score_pixels,
-            self.render_pixels,
-            self.blur,
+            assignment=self.assignment,
+            balanced_share=self.balanced_share,
+            temperature=self.temperature,
+            weight=self.weight,
+            score_pixels=self.score_pixels,
+            score_samples=self.score_samples,
+            render_pixels=self.render_pixels,
+            blur=self.blur,
             clean=self.clean,
         )
 
