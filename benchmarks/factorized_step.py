@@ -63,9 +63,15 @@ def flops(model: torch.nn.Module, x: torch.Tensor, t: torch.Tensor) -> int:
 
 def compare(name: str, rounds: int) -> dict:
     size, channels, multipliers, blocks, attention, fold, batch = CONFIGURATIONS[name]
-    shape = dict(image_size=size, channels=channels, multipliers=multipliers, blocks=blocks, attention=attention, fold=fold)
+    shape = dict(
+        image_size=size, channels=channels, multipliers=multipliers, blocks=blocks, attention=attention, fold=fold
+    )
     torch.manual_seed(0)
-    models = {"plain": UNet(**shape), "batched": FactorizedUNet(**shape, regions=3), "looped": Looped(**shape, regions=3)}
+    models = {
+        "plain": UNet(**shape),
+        "batched": FactorizedUNet(**shape, regions=3),
+        "looped": Looped(**shape, regions=3),
+    }
     models["looped"].load_state_dict(models["batched"].state_dict())
     x, t = torch.randn(batch, 3, size, size), torch.randint(1000, (batch,))
     with torch.no_grad():

@@ -36,7 +36,7 @@ ELEVATION = (0.1, 1.0)
 PASSES = {"train": 6.0, "heldout": 9.0, "psnr": 22.0}
 
 
-def run(experiment: PoseExperiment, scene: str, progress: bool) -> tuple[dict, dict]:
+def run(experiment: PoseExperiment, scene: str, progress: bool, keep: Path | None = None) -> tuple[dict, dict]:
     """Train one seed; its errors, and the poses they were computed from."""
     views, heldout = (
         MultiView.render(scene, views=n, size=32, seed=experiment.seed + k) for n, k in ((120, 0), (60, 1000))
@@ -45,6 +45,8 @@ def run(experiment: PoseExperiment, scene: str, progress: bool) -> tuple[dict, d
     model = experiment.build(views, ELEVATION)
     state = train(model, experiment.objective(), views, **experiment.training(model), progress=progress)
     seconds = time.perf_counter() - started
+    if keep:
+        state.ema.save_pretrained(keep)
     ema, schedule = state.ema.eval(), experiment.schedule()
     if experiment.per_view:
         with torch.no_grad():
@@ -106,6 +108,7 @@ def main() -> None:
     parser.add_argument("--threads", type=int, help="CPU threads (all)")
     parser.add_argument("--json", type=Path, help="where to write the results")
     parser.add_argument("--save", type=Path, help="folder for estimated and true cameras")
+    parser.add_argument("--keep", type=Path, help="folder for the trained model of the last seed")
     parser.add_argument("--quiet", action="store_true", help="no progress bars")
     options = parser.parse_args()
     if options.threads:
@@ -129,7 +132,9 @@ def main() -> None:
         "runs": [],
     }
     for seed in options.seeds:
-        result, arrays = run(replace(POSES[method], **changes, seed=seed), options.scene, not options.quiet)
+        result, arrays = run(
+            replace(POSES[method], **changes, seed=seed), options.scene, not options.quiet, options.keep
+        )
         report["runs"].append(result)
         print(f"{method} seed {seed}: {sentence(result)}", flush=True)
         if options.save and arrays:
