@@ -39,14 +39,14 @@
 # | 00 | a look around (you are here) | yes |
 # | [01 DDPM basics](01_ddpm_basics.ipynb) | noise, the way back, an exact denoiser, a sampler in a few lines | yes |
 # | [02 U-Net and sampling](02_unet_and_sampling.ipynb) | a network that paints small rooms with an object, and three samplers in a race | yes |
-# | 03 Mask generator | a network that sorts pixels into regions, with nobody telling it which | not yet |
+# | [03 Mask generator](03_mask_generator.ipynb) | a second decoder that sorts pixels into regions, with nobody telling it which | yes |
 # | 04 Parallel decoding | one decoder for each region, so that the regions *have to* mean something | not yet |
 # | 05 Decoding ablations | the same without its key parts: what breaks, and why | not yet |
 # | 06 Generate and segment | pictures and their segmentation out of the same noise | not yet |
 # | 07 Hierarchical 3D Shapes | regions within regions | not yet |
-# | 08 Radiance fields | a 3D scene from photos with known cameras | not yet |
+# | [08 Radiance fields](08_radiance_fields.ipynb) | a 3D scene from views with known cameras | yes |
 # | 09 Pose from denoising | the same, *without* knowing the cameras | not yet |
-# | 10 Pose distribution 360 | views from all around, where one guess is not enough | not yet |
+# | [10 Pose distribution 360](10_pose_distribution_360.ipynb) | views from all around, where nobody knows the cameras and one guess is not enough | yes |
 # | 11 Region editing | change one region of a picture and leave the rest alone | not yet |
 #
 # Chapters 3 to 7 follow chapter 2 of the thesis behind this course (*factorized diffusion*), chapters 8 to 10 follow its chapter 3

@@ -62,7 +62,7 @@ from fdlib import samplers, viz, widgets
 from fdlib.data.shapes3d import Shapes3D, split_indices
 from fdlib.metrics.generation import FactorClassifier, frechet_distance
 from fdlib.oracle import GaussianMixtureOracle
-from fdlib.process import DenoisingObjective, add_noise
+from fdlib.process import DenoisingObjective, PowerT, add_noise
 from fdlib.schedule import NoiseSchedule, time_grid
 from fdlib.training import TrainingConfig, train
 from fdlib.unet import UNet, timestep_embedding
@@ -148,7 +148,7 @@ plt.show()
 # therefore answers 0 to everything, and its loss is the variance of the noise: 1. That is our first baseline.
 
 # %%
-objective = DenoisingObjective(schedule)
+objective = DenoisingObjective(schedule, timesteps=PowerT(0.7))  # t = T u^0.7: see "Training"
 
 
 @torch.no_grad()
@@ -171,6 +171,10 @@ assert abs(untrained_loss - 1) < 0.02
 # `DenoisingObjective` puts them together: draw $t$, draw noise, noise the pictures, compare. The loop around it
 # (`fdlib.training.train`, one evening's reading) will train every model of this course. Stop it whenever you like with the
 # stop button: what it has learned so far stays usable.
+#
+# One thing is not the thesis's. It draws $t$ uniformly; we draw $t = T u^{0.7}$, $u$ uniform, a few more of the large ones. At large $t$ a
+# sampler decides the layout and the colours of the room, and a *short* training is not precise there yet. After 3600 steps the
+# samples' distance below was 5.7 % of noise instead of 7.2 % (one seed each, the same network and noise).
 
 # %%
 config = TrainingConfig(
@@ -486,8 +490,8 @@ widgets.slider_gallery([x0 for _, x0 in guesses], labels=[f"t = {t}" for t, _ in
 # %% [markdown]
 # ## What to try
 #
-# - Train on other times: `DenoisingObjective(schedule, timesteps=PowerT(2))`, with `PowerT` from `fdlib.process`, prefers low noise. What happens to the loss at each $t$,
-#   and what to the samples?
+# - Train on other times: `uniform_t` from `fdlib.process` is the thesis's choice, `PowerT(2)` prefers low noise. What happens to the loss at
+#   each $t$, and what to the samples?
 # - Let the network predict something else: `UNet(..., predicts="velocity")`. Samplers and loss need no change. Why?
 # - `NoiseSchedule.cosine(1000)` in place of the linear one: train and compare distances.
 #

@@ -1,1 +1,1 @@
-"""Scores: how good samples are (``generation``); later chapters add regions and cameras."""
+"""Scores: samples (``generation``), regions (``segmentation``, with ``baselines``), cameras and views (``geometry``)."""
