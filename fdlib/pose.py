@@ -175,8 +175,6 @@ class PoseDenoiser(Denoiser):
     ) -> Tensor:
         """What cameras (..., 4, 4) see: (..., 3, P) in [-1, 1] at pixels (P,) or (..., P), or whole images (..., 3, S, S)."""
         size = self.image_size
-        if not self.training and hasattr(self.field, "saved_blur"):  # averaged weights are handed buffers, nothing else
-            self.field.set_blur(float(self.field.saved_blur))
         where = torch.arange(size * size, device=c2w.device) if pixels is None else pixels
         origins, directions = pixel_rays(c2w, where, size, size, self.focal)
         seen = nerf.render_rays(

@@ -152,6 +152,15 @@ PRESETS: dict[str, tuple[str, Experiment]] = {
             TrainingConfig(steps=8_000, batch_size=64, learning_rate=1e-3, warmup=200, decay="cosine", ema_decay=0.999),
         ),
     ),
+    "regions32": (
+        "Region masks on rendered 3D Shapes at 32 px, for 2 CPU cores. Not settled: see benchmarks/emergence.md.",
+        Experiment(
+            Architecture(32, channels=16, multipliers=(1, 2, 2), blocks=1, attention=(), fold=2, regions=4),
+            Data("shapes3d", layout="varied"),
+            Schedule(power=2.0),
+            TrainingConfig(steps=5_000, batch_size=16, learning_rate=1e-3, warmup=100, ema_decay=0.99),
+        ),
+    ),
     "photos64-small": (
         "Your own pictures at 64 px, for 2 CPU cores.",
         Experiment(

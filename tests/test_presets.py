@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import torch
 
-from fdlib.presets import PRESETS, Architecture, Data, Experiment, Schedule
+from fdlib.presets import POSES, PRESETS, Architecture, Data, Experiment, Schedule
 from fdlib.process import DenoisingObjective, PowerT, uniform_t
 from fdlib.training import TrainingConfig
 
@@ -121,3 +121,26 @@ def test_data_that_is_not_there(pictures, options, error, message):
 def test_training_settings_of_every_preset_are_valid():
     for _, experiment in PRESETS.values():
         assert TrainingConfig(**asdict(experiment.training)) == experiment.training
+
+
+# ---------------------------------------------------------------------- poses
+
+
+@pytest.mark.parametrize("name", POSES)
+def test_pose_experiments_build_and_take_a_step(name):
+    from dataclasses import replace
+
+    from fdlib.data.multiview import MultiView
+    from fdlib.training import train
+
+    views = MultiView.render("car", views=8, size=16, seed=0)
+    experiment = replace(POSES[name], steps=1, batch_size=4, resolution=8, samples=4, score_pixels=4, render_pixels=8)
+    model = experiment.build(views, (0.1, 1.0))
+    assert model.radius == pytest.approx(3.0) and model.focal == views.focal
+    state = train(model, experiment.objective(), views, **experiment.training(model), progress=False)
+    assert state.step == 1
+
+
+def test_the_methods_differ_in_what_they_are_named_for():
+    assert POSES["minimum"].assignment == "minimum" and POSES["autoencoder"].clean and POSES["nerf--"].per_view
+    assert len({e.steps for e in POSES.values()}) == 1  # the same budget

@@ -13,7 +13,7 @@ from torch.utils.data import DataLoader
 
 from fdlib.cameras import convert, focal_length, look_at, project, rays, spherical
 from fdlib.data.multiview import MultiView
-from fdlib.data.multiview_renderer import FACES, SCENES, Scene, Solid, render_views, trace
+from fdlib.data.multiview_renderer import AMBIENT, DIRECT, FACES, SCENES, SKY, SUN, Scene, Solid, render_views, trace
 
 LEGO = Path(__file__).resolve().parents[2].parent / "shared" / "data" / "lego_128.npz"
 
@@ -68,6 +68,22 @@ def test_a_box_has_its_colours_where_they_belong():
     torch.testing.assert_close(depth, 3 - torch.tensor([0.5, 0.5, 0.4, 0.4, 0.3, 0.3]))
     light = colour[:, 0] / torch.tensor([0.1 * (k + 1) for k in range(6)])
     assert (light >= 0.5).all() and (light <= 1).all() and light.argmax() == 4  # the top is the brightest
+
+
+def test_the_light_on_a_turned_ellipsoid_follows_the_gradient_of_its_equation():
+    solid = Solid("ellipsoid", (0.1, 0, -0.1), (0.6, 0.2, 0.4), (0.5, 0.5, 0.5), (50, 20, 10))
+    generator = torch.Generator().manual_seed(0)
+    origins = 3 * torch.nn.functional.normalize(torch.randn(200, 3, generator=generator, dtype=torch.float64), dim=-1)
+    directions = torch.tensor(solid.centre) - origins
+    depth, colour = trace((solid,), origins, directions)
+    points = (origins + depth[:, None] * directions).requires_grad_()
+    turn = torch.tensor(Rotation.from_euler("ZYX", solid.turn, degrees=True).as_matrix())
+    local = (points - torch.tensor(solid.centre)) @ turn / torch.tensor(solid.half)
+    local.square().sum().backward()
+    normal = torch.nn.functional.normalize(points.grad, dim=-1)
+    sun = torch.nn.functional.normalize(torch.tensor(SUN, dtype=torch.float64), dim=0)
+    expected = AMBIENT + DIRECT * (normal @ sun).clamp(min=0) + SKY * normal[:, 2].clamp(min=0)
+    torch.testing.assert_close(colour[:, 1], 0.5 * expected, atol=1e-6, rtol=0)
 
 
 def test_the_nearest_of_two_solids_is_seen_whatever_their_order():
