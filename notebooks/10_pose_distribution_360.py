@@ -127,7 +127,7 @@ print(f"radius {distance.mean():.2f}, focal length {views.focal:.1f} pixels, azi
 # Here they are before any training: eight candidates (large), and the 120 true cameras (small), coloured by azimuth.
 
 # %%
-experiment = replace(POSES["balanced"], steps=profile.pick(ci=30, laptop=2600, gpu=2600), seed=1)
+experiment = replace(POSES["balanced"], steps=profile.pick(ci=40, laptop=2600, gpu=2600), seed=1)
 schedule = experiment.schedule()
 model = experiment.build(views, ELEVATION).to(device)
 untrained = copy.deepcopy(model).eval()
@@ -233,7 +233,7 @@ viz.show_rows({"x0": images[:8].cpu(), **last}, caption="The last x_T of each sc
 #
 # $$\hat x_0 = \sum_i w_i\, x^{(i)}, \qquad w_i \propto \exp\Big(-\frac{\|x_t - a_t x^{(i)}\|^2}{2 s_t^2}\Big).$$
 #
-# It makes no mistake, so whatever goes wrong is the schedule's fault. We sample 200 times from pure noise and count which views come out.
+# It makes no mistake, so whatever goes wrong is the schedule's fault. We sample 600 times from pure noise and count which views come out. Fair would be 5 times each.
 
 # %%
 flat = images.flatten(1)
@@ -248,20 +248,30 @@ def perfect(noise_schedule):
     return denoise
 
 
-z = torch.randn(200, 3, 32, 32, generator=torch.Generator().manual_seed(1)).to(device)
-came_out = {}
-for name, s in schedules.items():
+z = torch.randn(600, 3, 32, 32, generator=torch.Generator().manual_seed(1)).to(device)
+brightness = flat.mean(1).cpu()
+quarter = brightness.argsort()[:30], brightness.argsort()[-30:]  # the darkest 30 views, and the brightest
+drawn = {}
+fig, axes = plt.subplots(1, 3, figsize=(12, 3.4), sharey=True)
+for axis, (name, s) in zip(axes, schedules.items(), strict=True):
     made = samplers.ddim(perfect(s), s, z, steps=20, progress=False)
-    came_out[name] = torch.cdist(made.flatten(1), flat).argmin(1).bincount(minlength=len(images)).cpu()
-    print(f"{name:18} {int((came_out[name] > 0).sum()):3} of 120 views appear, the most frequent one in {int(came_out[name].max())} of 200 samples")
+    counts = torch.cdist(made.flatten(1), flat).argmin(1).bincount(minlength=len(images)).cpu()
+    drawn[name] = [int(counts[part].sum()) for part in quarter]
+    print(f"{name:18} {int((counts > 0).sum()):3} of 120 views appear; darkest quarter {drawn[name][0]} times, brightest {drawn[name][1]} times of 600")
+    axis.plot(brightness, counts, ".")
+    axis.axhline(5, color="black", linestyle="--", linewidth=1)
+    axis.set(title=name, xlabel="mean brightness of the view")
+axes[0].set_ylabel("times it was sampled")
+plt.show()
 
 # %%
-assert (came_out["linear"] > 0).sum() <= 5, "unscaled: nearly all samples are one picture"
-assert min((came_out[name] > 0).sum() for name in ("linear, rescaled", "cosine")) > 60
+assert drawn["linear"][0] > 5 * drawn["linear"][1], "unscaled: dark views are preferred"
+assert max(dark / bright for dark, bright in (drawn["linear, rescaled"], drawn["cosine"])) < 1.5, "ending in noise: nearly fair"
 
 # %% [markdown]
-# A perfect denoiser, 200 different noises, and hardly more than one picture. Pure noise has mean 0; the training's $x_T$ had $.6$ of a mostly white
-# picture in it. So the denoiser concludes "this must be the *darkest* view of all", every time.
+# A perfect denoiser, and a loaded dice. Pure noise has mean 0; the last $x_T$ of training had $.6$ of a mostly white picture in it. So from pure noise the denoiser concludes
+# "a dark view", views with much car in them, and many views never appear. It is the perfect denoiser's *only* fault, because it knows just 120 pictures and must end at one of them. A learned one
+# has never been shown such an input at all.
 #
 # `PoseObjective` therefore refuses such a schedule before any time is lost. We take the cosine one.
 
@@ -349,7 +359,7 @@ def sinkhorn(errors, temperature=0.2, rounds=20):
 
 plan = sinkhorn(errors)
 assert torch.allclose(plan, balance(errors, temperature=0.2)), "the same as the library's"
-assert torch.allclose(plan.sum(0), torch.full((8,), 4.0).double(), atol=1e-3)
+assert (plan.sum(0) - 4).abs().max() < 0.3, "columns are nearly even: rows came last"
 shared = plan.argmax(1)
 print("views a candidate gets:", shared.bincount(minlength=8).tolist())
 print(f"views that go where they fit: plain minimum {(plain == suits).float().mean():.0%}, shared out {(shared == suits).float().mean():.0%}")
@@ -391,7 +401,7 @@ def remember(state):
 
 watch = widgets.live_picture(lambda state: torch.cat([images[:8].cpu(), film[-1][-1]]))
 run = train(model, experiment.objective(), views, **experiment.training(model), callbacks=[remember, watch],
-            callback_every=profile.pick(ci=15, laptop=200, gpu=200))
+            callback_every=profile.pick(ci=20, laptop=200, gpu=200))
 yours = run.ema.eval()
 
 
@@ -407,7 +417,7 @@ def view_error(denoiser):
 
 before, after = view_error(untrained), view_error(yours)
 print(f"error of held-out views: untrained {before:.3f}, after {run.step} steps {after:.3f}")
-assert after < profile.pick(ci=0.9, laptop=0.3, gpu=0.3) * before, "a short run must beat the untrained net"
+assert after < profile.pick(ci=0.95, laptop=0.3, gpu=0.3) * before, "a short run must beat the untrained net"
 
 # %%
 viz.plot_curves({"error of the rendering": run.history}, y="error", log=True, title="Equation 3.4, first term")
@@ -449,8 +459,8 @@ def picture(field, c2w, scale=1.0):
     return nerf.render_image(field, c2w, views.focal, 32, scale * views.near, scale * views.far, samples=32).images
 
 
-quarter = torch.tensor([[0.0, -1.0, 0.0], [1.0, 0.0, 0.0], [0.0, 0.0, 1.0]])
-change = Similarity(scale=1.5, rotation=quarter, translation=torch.zeros(3))
+turn = torch.tensor([[0.0, -1.0, 0.0], [1.0, 0.0, 0.0], [0.0, 0.0, 1.0]])
+change = Similarity(scale=1.5, rotation=turn, translation=torch.zeros(3))
 turned = nerf.GridField(resolution=32, bound=1.5).to(device)
 turned.grid.data = shipped.field.grid.data.flip(-2).transpose(-1, -2)  # axes (channel, z, y, x): a quarter turn about z
 cameras = views.c2w[:4].to(device)
@@ -576,6 +586,40 @@ axis.set(xlabel="t", ylabel="azimuth of the camera (degrees)", ylim=(0, 360), ti
 axis.invert_xaxis()
 plt.show()
 
+
+# %% [markdown]
+# ### The best guess is not a fair guess
+#
+# Do samples come from all sides as often as the training views do? Always rendering the *most likely* candidate, as the thesis does at test time, is right for finding a camera. For sampling it is
+# not: at the beginning, where all scores are nearly equal, the candidate that is a hair ahead wins every time, its faint picture enters $x_t$, and the next step believes it. Draw the candidate
+# *by its score* instead, and the first steps explore:
+
+# %%
+def by_score(poses, logits):
+    return torch.multinomial(logits.softmax(1), 1)[:, 0]
+
+
+many = torch.randn(profile.pick(ci=48, laptop=200, gpu=400), 3, 32, 32, generator=torch.Generator().manual_seed(5)).to(device)
+torch.manual_seed(0)
+sides = {"training views": shipped.localise(images, schedule)}
+for name, condition in {"most likely": None, "by score": {"choose": by_score}}.items():
+    made = samplers.ddim(shipped, schedule, many, steps=12, condition=condition, progress=False)
+    sides[name] = shipped.localise(made.clamp(-1, 1), schedule)
+shares = {}
+fig, axes = plt.subplots(1, 3, figsize=(12, 3), sharey=True)
+for axis, (name, c2w) in zip(axes, sides.items(), strict=True):
+    counts = torch.histc(azimuth_elevation(c2w[:, :3, 3].cpu())[0].rad2deg() % 360, bins=8, min=0, max=360)
+    shares[name] = counts / counts.sum()
+    axis.bar(torch.arange(8) * 45 + 22.5, shares[name], width=40)
+    axis.set(title=name, xlabel="azimuth (degrees)")
+axes[0].set_ylabel("share")
+plt.show()
+
+# %%
+off = {name: float((shares[name] - shares["training views"]).abs().sum() / 2) for name in ("most likely", "by score")}
+print("share of the samples that come from a wrong side:", "  ".join(f"{name} {value:.0%}" for name, value in off.items()))
+assert off["by score"] < off["most likely"]
+
 # %% [markdown]
 # ## The scene
 #
@@ -684,7 +728,7 @@ columns = {"rotation_error_deg": "training views: rotation error (degrees)", "he
            "heldout_psnr": "held-out views: PSNR (dB)"}
 fig, axes = plt.subplots(1, 3, figsize=(12, 3.6))
 for axis, (key, title) in zip(axes, columns.items(), strict=True):
-    for place, (method, runs) in enumerate(stored.items()):
+    for place, runs in enumerate(stored.values()):
         values = [r[key] for r in runs if r.get(key) is not None]
         axis.plot([place] * len(values), values, "o", alpha=0.7)
         chance = [r["shuffled_rotation_error_deg"] for r in runs if r.get("shuffled_rotation_error_deg") is not None]
@@ -727,8 +771,7 @@ plt.show()
 # 3. Train with the wrong radius: `PoseDenoiser(…, radius=4.5)` with near, far and bound scaled to match, on the same views. What does the similarity's scale say? Then the wrong focal length, 60 in place of 43.8: now it
 #    is not a similarity. Predict what happens to the scene's depth, then look.
 # 4. A model that is trained well can still be *mirrored*: left and right exchanged, elevations kept. Which line would the film's right panel show? Why do renderings with parallax rule it out for objects, and when might they not?
-# 5. All samples from pure noise start from one encoder's opinion about noise. Draw 200 and make a histogram of their azimuths beside that of the training views. Then draw the candidate at random by its score:
-#    `condition={"choose": lambda poses, logits: torch.multinomial(logits.softmax(1), 1)[:, 0]}`. Which is nearer to the truth?
+# 5. Drawing candidates by score down to $t = 0$ can cost quality: why, and what would you look at to see it? Draw by score above some $t$ only. Which $t$?
 # 6. *(open)* Drop "looks at the centre": a third number a camera for the roll, or two for where it looks. What else has to change before it trains?
 #
 # **Next**: chapter 11 goes back to pictures, and edits one region of them.
