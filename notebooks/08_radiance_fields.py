@@ -96,8 +96,9 @@ viz.show_images(views.images[:16], columns=8, caption="Sixteen of the training v
 # %%
 print(views.c2w[0].numpy().round(2))
 R, t = views.c2w[0, :3, :3], views.c2w[0, :3, 3]
-print(f"\nit stands {t.norm():.2f} from the origin; what it calls back points from the car to the camera: {R[:, 2].numpy().round(2)}")
-assert torch.allclose(R.T @ R, torch.eye(3), atol=1e-5) and torch.allclose(R[:, 2], t / t.norm(), atol=1e-5)
+print(f"\nit stands {t.norm():.2f} from the origin, which is the car's middle")
+assert torch.allclose(R.T @ R, torch.eye(3), atol=1e-5), "three directions at right angles"
+assert torch.allclose(R[:, 2], t / t.norm(), atol=1e-5), "back is away from the car: the camera looks at it"
 
 
 # %% [markdown]
@@ -114,8 +115,9 @@ def draw_cameras(axis, c2w, focal, size, colour, label=None, length=0.5):
         label = None  # one entry in the legend is enough
 
 
-def stage(axis, reach=3.0):
-    axis.set(xlim=(-reach, reach), ylim=(-reach, reach), zlim=(0, 0.8 * reach), xlabel="x", ylabel="y", zlabel="z")
+def stage(axis, reach=3.0, floor=0.0):
+    axis.set(xlim=(-reach, reach), ylim=(-reach, reach), zlim=(floor, floor + 0.8 * reach))
+    axis.set(xlabel="x", ylabel="y", zlabel="z")
     axis.set_box_aspect((2, 2, 0.8), zoom=1.15)
     axis.view_init(elev=25, azim=-60)
 
@@ -192,8 +194,10 @@ print(f"weights sum to {w.sum():.4f}; the pixel is {seen.numpy().round(3)}")
 
 # %%
 fig, axes = plt.subplots(1, 3, figsize=(12, 3), sharex=True)
-for axis, (title, values) in zip(axes, {"density $\\sigma$": sigma, "transmittance $T$": T, "weights $w$": w}.items(), strict=True):
-    axis.bar(depths, values, width=delta, color=c.numpy() if title.startswith("w") else viz.LINE_COLOURS[0])
+axes[0].bar(depths, sigma, width=delta, color=c.numpy())
+axes[1].plot(depths, T)
+axes[2].bar(depths, w, width=delta, color=c.numpy())
+for axis, title in zip(axes, (r"density $\sigma$", "transmittance $T$", "weights $w$"), strict=True):
     axis.set(title=title, xlabel="distance along the ray")
 plt.show()
 
@@ -202,12 +206,13 @@ plt.show()
 # follow from the sum.
 #
 # Two checks. The weights telescope, $\sum_i T_i \alpha_i = 1 - \prod_i (1 - \alpha_i)$, so their sum is itself an opacity: that of the whole
-# ray. And the library's `volume_render` must say the same as our six lines.
+# ray. And the library's `volume_render` must say the same as our few lines.
 
 # %%
 by_library = nerf.volume_render(sigma, c, depths)
 assert torch.allclose(w.sum(), 1 - (1 - alpha).prod(), atol=1e-5)
-assert torch.allclose(by_library.weights, w, atol=1e-5) and torch.allclose(by_library.colour, seen, atol=1e-5)
+assert torch.allclose(by_library.weights, w, atol=1e-5)
+assert torch.allclose(by_library.colour, seen, atol=1e-5)
 
 
 # %% [markdown]
@@ -216,20 +221,26 @@ assert torch.allclose(by_library.weights, w, atol=1e-5) and torch.allclose(by_li
 
 # %%
 def shades(values, low, high):
-    """Numbers as colours, cividis from low (dark) to high (bright): (..., H, W) to uint8 (..., H, W, 3)."""
-    return (mpl.colormaps["cividis"](((values - low) / (high - low)).cpu().numpy())[..., :3] * 255).round().astype("uint8")
+    """Numbers (..., H, W) as colours, dark at low, bright at high: uint8 (..., H, W, 3)."""
+    scaled = ((values.cpu() - low) / (high - low)).numpy()
+    return (mpl.colormaps["cividis"](scaled)[..., :3] * 255).round().astype("uint8")
 
 
-def three_pictures(made, low, high):
-    """Colour, depth (white where a ray meets little) and opacity of renderings (B, H, W)."""
-    depth = shades(made.depth, low, high)
-    depth[(made.opacity < 0.5).cpu().numpy()] = 255
+def depth_picture(depth, opacity):
+    """Distances from 2.2 (dark) to 3.7 (bright); white where a ray meets little."""
+    picture = shades(depth, 2.2, 3.7)
+    picture[(opacity < 0.5).cpu().numpy()] = 255
+    return picture
+
+
+def three_pictures(made):
+    depth = depth_picture(made.depth, made.opacity)
     return {"colour": made.images.cpu(), "depth": depth, "opacity": shades(made.opacity, 0, 1)}
 
 
-turned = torch.stack([camera, *look_at(spherical(torch.tensor([0.9, 1.3, 2.2]), 0.4, 3.0))])
-balls = nerf.render_image(two_balls, turned, focal=80.0, size=64, near=2.0, far=4.0, samples=96)
-viz.show_rows(three_pictures(balls, 2, 4), caption="Two balls from four sides; depth from near (dark) to far (bright)")
+sides = look_at(spherical(torch.tensor([0.6, 0.9, 1.3, 2.2]), 0.4, 3.0))  # the first is the camera above
+balls = nerf.render_image(two_balls, sides, focal=120.0, size=64, near=2.0, far=4.0, samples=96)
+viz.show_rows(three_pictures(balls), caption="Two balls from four sides; depth: dark is near, bright is far")
 
 # %% [markdown]
 # ### A ball by hand
@@ -245,14 +256,16 @@ rho, sigma_ball = 0.8, 2.0
 
 
 def ball(points, directions):
-    return sigma_ball * (points.norm(dim=-1) < rho).float(), torch.tensor([0.8, 0.4, 0.0]).expand(*points.shape)
+    density = sigma_ball * (points.norm(dim=-1) < rho)
+    return density, torch.tensor([0.8, 0.4, 0.0]).expand(points.shape)
 
 
 middle = -(origins * directions).sum(-1)  # where each ray passes the centre nearest
 b2 = (origins + middle[..., None] * directions).square().sum(-1)
 chord = 2 * (rho**2 - b2).clamp(min=0).sqrt()
 exact_opacity = 1 - torch.exp(-sigma_ball * chord)
-exact_depth = middle - chord / 2 + 1 / sigma_ball - chord * (1 - exact_opacity) / exact_opacity.clamp(min=1e-9)
+mean_way = 1 / sigma_ball - chord * (1 - exact_opacity) / exact_opacity.clamp(min=1e-9)  # inside the ball
+exact_depth = middle - chord / 2 + mean_way
 
 errors = {}
 for n in (8, 32, 128, 512, 2048):
@@ -279,11 +292,11 @@ assert errors[2048] < 2e-3 < 0.02 < errors[8] and depth_error < 2e-3
 resolution = profile.pick(ci=32, laptop=48, gpu=96)
 torch.manual_seed(0)
 field = nerf.GridField(resolution, bound=views.bound)
-print(f"{resolution}^3 voxels of 4 numbers: {field.parameter_count:,} in all; the pictures hold {views.images.numel():,}")
+print(f"{resolution}^3 voxels of 4 numbers make {field.parameter_count:,}; the pictures hold {views.images.numel():,}")
 
 where = torch.tensor([[0.1, 0.2, 0.3]])
 sigma_start, c_start = field(where, torch.tensor([[0.0, 0.0, 1.0]]))
-print(f"untrained, it is thin grey fog everywhere: density {sigma_start.item():.2f}, colour {c_start.detach().numpy().round(2)}")
+print(f"untrained, it is thin fog: density {sigma_start.item():.2f}, colour {c_start.detach().numpy().round(2)}")
 
 
 # %% [markdown]
@@ -309,7 +322,7 @@ class RenderingObjective:
                                 generator=generator, keep_weights=False)
         wanted = images.flatten(2).mT.gather(1, chosen[..., None].expand(-1, -1, 3))  # (B, pixels, 3)
         loss = (made.colour - (wanted + 1) / 2).square().mean()  # colours live in [0, 1], images in [-1, 1]
-        return loss, {}
+        return loss, {}  # the second is for further numbers to log
 
 
 # %% [markdown]
@@ -321,8 +334,8 @@ class RenderingObjective:
 
 # %%
 mean_view = views.images.mean(0, keepdim=True).expand_as(held_out.images)
-place = nn.functional.normalize(held_out.c2w[:, :3, 3], dim=1) @ nn.functional.normalize(views.c2w[:, :3, 3], dim=1).T
-nearest_view = views.images[place.argmax(1)]
+distance = torch.cdist(held_out.c2w[:, :3, 3], views.c2w[:, :3, 3])  # between camera centres
+nearest_view = views.images[distance.argmin(1)]
 
 
 def score(images, wanted):
@@ -332,11 +345,16 @@ def score(images, wanted):
 
 @torch.no_grad()
 def render(field, views, count=None):
-    return nerf.render_image(field.eval(), views.c2w[:count].to(device), views.focal, views.size, views.near, views.far, samples=96)
+    """What a field looks like from the cameras of the first so many views (of all, without a number)."""
+    c2w = views.c2w[:count].to(device)
+    return nerf.render_image(field.eval(), c2w, views.focal, views.size, views.near, views.far, samples=96)
 
 
-table = {"mean of the training views": score(mean_view, held_out.images), "nearest training view": score(nearest_view, held_out.images)}
-table["untrained field"] = score(render(field.to(device), held_out).images, held_out.images)
+table = {
+    "mean of the training views": score(mean_view, held_out.images),
+    "nearest training view": score(nearest_view, held_out.images),
+    "untrained field": score(render(field.to(device), held_out).images, held_out.images),
+}
 for name, value in table.items():
     print(f"{name:27} {value:5.1f} dB")
 
@@ -347,14 +365,17 @@ steps = profile.pick(ci=120, laptop=500, gpu=2000)
 def recipe(n):
     """The same number of rays a step from n views, however many there are."""
     batch = min(32, n)
-    config = TrainingConfig(steps=steps, batch_size=batch, learning_rate=0.3, decay="cosine", ema_decay=0.95, log_every=20)
-    return config, profile.pick(ci=1024, laptop=2048, gpu=8192) // batch
+    config = TrainingConfig(
+        steps=steps, batch_size=batch, learning_rate=0.3, decay="cosine", ema_decay=0.95, log_every=20
+    )
+    return config, profile.pick(ci=1024, laptop=2048, gpu=8192) // batch  # the latter: pixels of each view
 
 
 config, pixels = recipe(len(views))
 samples = profile.pick(ci=32, laptop=48, gpu=96)
 watch = widgets.live_picture(lambda state: render(state.ema, held_out, 8).images.clamp(-1, 1).cpu())
-run = train(field, RenderingObjective(views, pixels, samples), views, config, callbacks=[watch], callback_every=steps // 4)
+objective = RenderingObjective(views, pixels, samples)
+run = train(field, objective, views, config, callbacks=[watch], callback_every=steps // 4)
 
 # %%
 viz.plot_curves({f"{len(views)} views": run.history}, log=True, title="Mean squared error of the pixels")
@@ -364,15 +385,16 @@ made = render(run.ema, held_out)
 table["radiance field"] = score(made.images, held_out.images)
 for name, value in table.items():
     print(f"{name:27} {value:5.1f} dB")
-viz.show_rows({"held-out view": held_out.images[:8], "rendered": made.images[:8].cpu(), "nearest training view": nearest_view[:8]})
+rows = {"held-out view": held_out.images, "rendered": made.images.cpu(), "nearest training view": nearest_view}
+viz.show_rows({name: images[:8] for name, images in rows.items()})
 
 # %% tags=["claim-live"]
 margin = table["radiance field"] - table["nearest training view"]
-assert margin > profile.pick(ci=2, laptop=6, gpu=6), f"must beat the nearest training view by far, got {margin:+.1f} dB"
-assert table["radiance field"] > profile.pick(ci=23, laptop=27, gpu=27), f"{table['radiance field']:.1f} dB on views never seen"
+assert margin > profile.pick(ci=2, laptop=6, gpu=6), f"must beat the nearest view by far, got {margin:+.1f} dB"
+assert table["radiance field"] > profile.pick(ci=23, laptop=27, gpu=27), "in dB, on views never seen"
 
 # %% [markdown]
-# Note the learning rate: .3, three hundred times chapter 2's. The weights of a network all pull on every output, so they must move
+# Note the learning rate: .3, more than a hundred times chapter 2's. The weights of a network all pull on every output, so they must move
 # with care. A voxel is pulled only by the few rays that cross it.
 #
 # ## Nobody said how deep
@@ -382,17 +404,18 @@ assert table["radiance field"] > profile.pick(ci=23, laptop=27, gpu=27), f"{tabl
 # distances. We ask it only now.
 
 # %%
-viz.show_rows({**{name: part[:8] for name, part in three_pictures(made, 2, 4).items()}, "true depth": shades(held_out.depth[:8].clamp(max=4), 2, 4)},
-              caption="Held-out views: what the field says of colour, depth and opacity; below, the truth (bright: nothing there)")
+there = held_out.depth.isfinite()
+rows = three_pictures(made) | {"true depth": depth_picture(held_out.depth.clamp(max=4), there.float())}
+viz.show_rows({name: part[:8] for name, part in rows.items()}, caption="Held-out views by the field; the truth below")
 
 # %%
-there = held_out.depth.isfinite()
 error = float((made.depth.cpu() - held_out.depth)[there].abs().median())
 flat = float((3.0 - held_out.depth)[there].abs().median())
-print(f"median error of the depth: {error:.3f}; of the guess that all of the car is 3 away: {flat:.3f}; a voxel is {field.voxel:.3f} wide")
+print(f"median error of the depth: {error:.3f}; a voxel is {field.voxel:.3f} wide")
+print(f"the guess that all of the car is 3 away: {flat:.3f}")
 
 # %% tags=["claim-live"]
-assert error < profile.pick(ci=0.4, laptop=0.25, gpu=0.25) * flat, f"depth must follow from colours: off by {error:.3f}, a guess by {flat:.3f}"
+assert error < profile.pick(ci=0.4, laptop=0.2, gpu=0.2) * flat, f"depth must follow from colours: off by {error:.3f}"
 
 # %% [markdown]
 # Papers like to show **disparity**, $1 / \text{depth}$, in place of depth: near things, where errors are seen most, get most of the scale, and
@@ -409,24 +432,25 @@ viz.show_rows({"disparity": shades(nerf.disparity(made)[:8], 0, 0.45)})
 # %%
 count, large = profile.pick(ci=8, laptop=36, gpu=72), profile.pick(ci=48, laptop=80, gpu=128)
 path = orbit(count, radius=3.0, elevation=0.45).to(device)
-film = nerf.render_path(run.ema, path, views.focal * large / size, large, views.near, views.far, samples=64, progress=False)
-strips = three_pictures(film, 2, 4)
-frames = [viz.image_grid([strips["colour"][i], (torch.from_numpy(strips["depth"][i]).permute(2, 0, 1) / 127.5 - 1)], columns=2)
-          for i in range(count)]
-widgets.slider_gallery(frames, labels=[f"{360 * i // count}°" for i in range(count)], description="azimuth", scale=4, play=True)
+focal = views.focal * large / size  # the same field of view, in smaller pixels
+film = nerf.render_path(run.ema, path, focal, large, views.near, views.far, samples=64, progress=False)
+colours, depths_seen = viz.to_uint8(film.images), depth_picture(film.depth, film.opacity)
+frames = [viz.image_grid([colours[i], depths_seen[i]], columns=2) for i in range(count)]
+degrees = [f"{360 * i // count}°" for i in range(count)]
+widgets.slider_gallery(frames, labels=degrees, description="azimuth", scale=4, play=True)
 
 # %% [markdown]
-# And here is the table itself: what it holds at six heights, seen from above. White is empty.
+# And here is the table itself: what it holds at six heights, from the wheels to the roof, seen from above. White is empty.
 
 # %%
-axis_1d = torch.linspace(1, -1, 64)
-heights = torch.linspace(-0.32, 0.38, 6)
-planes = torch.stack([torch.stack([*torch.meshgrid(-axis_1d, axis_1d, indexing="xy"), torch.full((64, 64), float(z))], -1) for z in heights])
+heights, along = torch.linspace(-0.32, 0.38, 6), torch.linspace(-1, 1, 64)
+z, y, x = torch.meshgrid(heights, along.flip(0), along, indexing="ij")  # y grows upwards in the pictures
 with torch.no_grad():
-    density, colour = run.ema(planes.to(device), torch.tensor([0.0, 0.0, -1.0], device=device))
+    places, down = torch.stack([x, y, z], -1).to(device), torch.tensor([0.0, 0.0, -1.0], device=device)
+    density, colour = run.ema(places, down)
 solid = (1 - torch.exp(-density * run.ema.voxel))[..., None]  # the opacity of one voxel
 slices = (solid * colour + (1 - solid)).movedim(-1, 1) * 2 - 1
-viz.show_images(slices.cpu(), [f"z = {z:.2f}" for z in heights], columns=6, caption="Cuts through the field, from the wheels to the roof")
+viz.show_images(slices.cpu(), [f"z = {h:.2f}" for h in heights], columns=6)
 
 # %% [markdown]
 # The car is hollow, or filled with whatever it pleased: no ray ever got there, so no gradient did. A radiance field knows what can
@@ -435,10 +459,10 @@ viz.show_images(slices.cpu(), [f"z = {z:.2f}" for z in heights], columns=6, capt
 # ### Points for other programs
 #
 # Keep the places that are denser than a threshold, with their colours, and the field becomes a point cloud. A PLY file of it opens in MeshLab,
-# Blender, and most viewers. A density of 15 stops most light within $1/15 \approx .07$.
+# Blender, and most viewers. The threshold here: a voxel of that density stops $1 - e^{-.5}$, four tenths, of the light.
 
 # %%
-points, colours = nerf.point_cloud(run.ema, threshold=15.0, resolution=64)
+points, colours = nerf.point_cloud(run.ema, threshold=0.5 / field.voxel, resolution=64)
 points, colours = points.cpu(), colours.cpu()
 file = course.run_folder("08_radiance_fields") / "car.ply"
 nerf.write_ply(file, points, colours)
@@ -449,7 +473,7 @@ figure = plt.figure(figsize=(10, 5))
 axis = figure.add_subplot(projection="3d")
 axis.scatter(*points.T, c=colours.numpy(), s=4, depthshade=False)
 draw_cameras(axis, orbit(12, 2.0, 0.45), views.focal, size, viz.LINE_COLOURS[0], length=0.35)
-stage(axis, reach=1.8)
+stage(axis, reach=1.8, floor=-0.45)
 axis.set_title("The point cloud, and cameras on an orbit")
 plt.show()
 
@@ -457,7 +481,7 @@ plt.show()
 # ## Too few views
 #
 # Nothing forces the field to be a car. It is forced to *look* like one from where we have pictures. Four pictures hold some twelve thousand
-# numbers, the table forty times as many, so many tables agree with the pictures. Same training, fewer views:
+# numbers, the table many times more, so a great many tables agree with them. Same training, fewer views:
 
 # %%
 fewer = {}
@@ -465,15 +489,17 @@ for n in (4, 12):
     torch.manual_seed(0)
     few = views.subset(range(n))
     config, pixels = recipe(n)
-    state = train(nerf.GridField(resolution, bound=views.bound), RenderingObjective(few, pixels, samples), few, config, progress=False)
-    fewer[n] = state.ema
+    small = nerf.GridField(resolution, bound=views.bound)
+    fewer[n] = train(small, RenderingObjective(few, pixels, samples), few, config, progress=False).ema
 fewer[len(views)] = run.ema
 
-scores = {n: (score(render(ema, views, min(n, 12)).images, views.images[: min(n, 12)]), score(render(ema, held_out).images, held_out.images))
-          for n, ema in fewer.items()}
-for n, (seen_before, new) in scores.items():
-    print(f"{n:4} views: {seen_before:5.1f} dB on views trained on, {new:5.1f} dB on others")
-rows = {"truth": held_out.images[:8]} | {f"{n} views": render(ema, held_out, 8).images.cpu() for n, ema in fewer.items()}
+scores, rows = {}, {"truth": held_out.images[:8]}
+for n, ema in fewer.items():
+    known = views.subset(range(min(n, 12)))
+    new = render(ema, held_out).images
+    scores[n] = score(render(ema, known).images, known.images), score(new, held_out.images)
+    rows[f"{n} views"] = new[:8].cpu()
+    print(f"{n:4} views: {scores[n][0]:5.1f} dB on views trained on, {scores[n][1]:5.1f} dB on others")
 viz.show_rows(rows, caption="Held-out views of fields trained on 4, 12 and 120 pictures")
 
 # %% tags=["claim-live"]
@@ -498,7 +524,7 @@ assert scores[len(views)][1] > scores[12][1] > scores[4][1] + 1, f"more views, b
 #
 # $$\gamma(p) \cdot \gamma(q) = \sum_{l=0}^{L-1} \cos\big(2^l \pi (p - q)\big)$$
 #
-# which depends on the distance alone, and is narrow: with each further frequency, near neighbours become easier to tell apart.
+# which depends on the distance alone, and peaks at 0: with each further frequency, near neighbours become easier to tell apart.
 
 # %%
 p = torch.linspace(-0.5, 0.5, 401)
@@ -528,7 +554,8 @@ class Line(nn.Module):
     def __init__(self, frequencies, width=64):
         super().__init__()
         self.frequencies = frequencies
-        self.net = nn.Sequential(nn.Linear(2 * frequencies or 1, width), nn.ReLU(), nn.Linear(width, width), nn.ReLU(), nn.Linear(width, 3))
+        first, second = nn.Linear(2 * frequencies or 1, width), nn.Linear(width, width)
+        self.net = nn.Sequential(first, nn.ReLU(), second, nn.ReLU(), nn.Linear(width, 3))
 
     def forward(self, x):
         return self.net(nerf.positional_encoding(x, self.frequencies) if self.frequencies else x)
@@ -541,7 +568,9 @@ def regression(net, batch, generator):
 fits = {}
 for L in (0, 3, 6):
     torch.manual_seed(0)
-    config = TrainingConfig(steps=profile.pick(ci=250, laptop=500, gpu=500), batch_size=len(signal), learning_rate=5e-3, decay="cosine", ema_decay=0.9)
+    config = TrainingConfig(
+        steps=profile.pick(ci=250, laptop=500, gpu=500), batch_size=len(signal), learning_rate=5e-3, ema_decay=0.9
+    )
     net = train(Line(L), regression, signal, config, progress=False).ema
     with torch.no_grad():
         fits[L] = net(x.to(device)).cpu()
@@ -551,22 +580,29 @@ fig, axes = plt.subplots(1, 3, figsize=(12, 3), sharey=True)
 for axis, (L, fit) in zip(axes, fits.items(), strict=True):
     axis.plot(x, line[:, 0], color="0.6", linewidth=4, label="pixels (red channel)")
     axis.plot(x, fit[:, 0], label="network")
-    axis.set(title=f"L = {L}: error {losses[L]:.4f}" if L else f"plain position: error {losses[0]:.4f}", xlabel="position")
+    axis.set(title=f"{f'L = {L}' if L else 'plain position'}: error {losses[L]:.4f}", xlabel="position")
 axes[0].legend()
 plt.show()
 
 # %% tags=["claim-live"]
 assert losses[6] < 0.2 * losses[0], f"the encoding must make edges learnable: {losses}"
 
+# %% [markdown]
+# `nerf.MLPField` is the network of the paper, with this encoding ($L = 10$ for positions, 4 for directions), and `render_image` takes it like any
+# other field. It has six hundred thousand numbers where a table of $128^3$ voxels has eight million, but every sample passes through
+# all of them: hours on a GPU where the table needs a minute on your CPU.
+
+# %%
+with torch.device("meta"):  # no memory for the weights: we only count
+    network, large_table = nerf.MLPField(), nerf.GridField(128)
+print(f"network {network.parameter_count:,}, table {large_table.parameter_count:,}")
+assert 12 * network.parameter_count < large_table.parameter_count
+
 
 # %% [markdown]
-# `nerf.MLPField` is the network of the paper, with this encoding ($L = 10$ for positions, 4 for directions), and `render_image` takes it like any other
-# field. It needs hours on a GPU where the table needs a minute on your CPU, for a tenth of the memory at high resolution. Everything that follows in this course works with
-# either.
-#
 # ## The same in PyTorch3D
 #
-# PyTorch3D is the library in which the thesis was written. Its cameras store the *inverse* matrix, for row vectors, with x to the left;
+# The listings of the thesis build on PyTorch3D, a library for rendering that can be differentiated. Its cameras store the *inverse* matrix, for row vectors, with x to the left;
 # `to_pytorch3d` converts. Its renderer splits the work as we did: a ray sampler, the field, and a ray marcher for the sum. One trap: its
 # `EmissionAbsorptionRaymarcher` wants **opacities** $\alpha_i \in [0, 1]$, though its argument is called `rays_densities`. Our densities go through
 # $1 - e^{-\sigma_i \delta_i}$ first.
@@ -578,14 +614,15 @@ assert losses[6] < 0.2 * losses[0], f"the encoding must make edges learnable: {l
 def pytorch3d_render(field, views, samples=64):
     """Pictures (B, H, W, 3) in [0, 1] of a field, by PyTorch3D's cameras, ray sampler and ray marcher."""
     from pytorch3d.renderer import (
-        EmissionAbsorptionRaymarcher, ImplicitRenderer, NDCMultinomialRaysampler, PerspectiveCameras, ray_bundle_to_ray_points,
+        EmissionAbsorptionRaymarcher, ImplicitRenderer, NDCMultinomialRaysampler, PerspectiveCameras,
+        ray_bundle_to_ray_points,
     )
 
     step = (views.far - views.near) / samples
     cameras = PerspectiveCameras(**to_pytorch3d(views.c2w.to(device), views.focal, views.size), device=device)
-    sampler = NDCMultinomialRaysampler(
+    sampler = NDCMultinomialRaysampler(  # it puts samples at both ends, we in the middle of each piece
         image_width=views.size, image_height=views.size, n_pts_per_ray=samples,
-        min_depth=views.near + step / 2, max_depth=views.far - step / 2,  # it places samples at both ends, we in the middle of each piece
+        min_depth=views.near + step / 2, max_depth=views.far - step / 2,
     )
 
     def opacities(ray_bundle, **kwargs):
@@ -594,15 +631,19 @@ def pytorch3d_render(field, views, samples=64):
         delta = step * directions.norm(dim=-1)
         return (1 - torch.exp(-density * delta))[..., None], colour
 
-    made, _ = ImplicitRenderer(sampler, EmissionAbsorptionRaymarcher())(cameras=cameras, volumetric_function=opacities)
+    renderer = ImplicitRenderer(sampler, EmissionAbsorptionRaymarcher())
+    made, _ = renderer(cameras=cameras, volumetric_function=opacities)
     return made[..., :3] + (1 - made[..., 3:])  # colour, and white where light passes
 
 
 def ours_render(field, views, samples=64):
     """The same rays and the same samples by our renderer."""
     origins, directions = rays(views.c2w.to(device), views.size, views.size, views.focal, unit=False)
-    # a lambda has no bound, so all of the ray is sampled, also outside the cube
-    return nerf.render_rays(lambda x, d: field(x, d), origins, directions, views.near, views.far, samples).colour
+
+    def unbounded(points, directions):  # without `bound`, so that rays are sampled outside the cube too
+        return field(points, directions)
+
+    return nerf.render_rays(unbounded, origins, directions, views.near, views.far, samples).colour
 
 
 has_pytorch3d = importlib.util.find_spec("pytorch3d") is not None
@@ -651,8 +692,8 @@ else:
 # 1. *(warm-up)* A voxel of length $\delta$ has opacity .5. What is its density? What is the opacity of two of them in a row?
 # 2. Derive the ball's depth formula. What does it become for $\sigma \to \infty$, and for $\sigma \to 0$? Check both with the cell.
 # 3. In the two-ball scene, move the blue ball *behind* the orange one. Predict the three plots before you draw them.
-# 4. The pictures were made by averaging nine rays a pixel, we train with one. Render at twice the size and average: does PSNR rise? Why by so little, or so much?
-# 5. Half of the rays meet only background. Draw pixels on the car more often than others. Does training get faster? What goes wrong if you *never* draw background?
+# 4. The pictures were made by averaging nine rays a pixel, we train with one. Render at twice the size and average: does PSNR rise? Why, or why not?
+# 5. Seven rays of ten meet only background. Draw pixels on the car more often than others. Does training get faster? What goes wrong if you *never* draw background?
 # 6. *(open)* Four views are not enough. What could be added to the objective, without any further picture, that makes them suffice?
 #
 # **Next**: chapter 9 takes the cameras away.
