@@ -418,6 +418,9 @@ print(f"the guess that all of the car is 3 away: {flat:.3f}")
 assert error < profile.pick(ci=0.4, laptop=0.2, gpu=0.2) * flat, f"depth must follow from colours: off by {error:.3f}"
 
 # %% [markdown]
+# Look closely at the row of opacities: specks float in the empty air, and the row of colours shows nothing there. They are *white*, before a
+# white background. No picture can object to them, so nothing removes them.
+#
 # Papers like to show **disparity**, $1 / \text{depth}$, in place of depth: near things, where errors are seen most, get most of the scale, and
 # where there is nothing it falls to 0 all by itself. `nerf.disparity` is opacity over depth.
 
@@ -685,6 +688,7 @@ else:
 # - Look at the car from below, `look_at(spherical(0.6, -0.8, 3.0))`. Who has ever seen that side?
 # - Shift all training cameras by two pixels' worth, or turn each by 5 degrees in a random direction, and train again. How many dB does a pose error cost?
 # - `GridField(resolution, view_dependent=True)` lets colours change with the direction. Does it help here? Should it?
+# - `render_rays` takes any `background`. Draw a new grey for each batch, and lay the views on it with `views.masks`. What becomes of the white specks?
 # - `field.set_blur(2.0)` before you render: the same scene, coarse. Chapter 10 trains this way at first.
 #
 # ## Exercises
