@@ -11,9 +11,9 @@ elevations, and that all cameras look at the origin.
 Beyond the thesis: **balanced assignment**. With the plain minimum a candidate that is a little better everywhere can take
 all views, and views of opposite sides end on one camera. So for the first part of training a batch may be shared out evenly
 among the candidates (``balance``), then the minimum takes over. On the toy car of ``benchmarks/poses.py`` this makes the cameras
-more accurate on the seeds where both ways succeed; it does not decide whether they succeed, and no seed is certain (see
-``benchmarks/results/poses_*.json``). What mattered more was to train on low noise (``PowerT(2)``), at which a view still shows where
-its camera is: 3 degrees in place of 14 on the one seed compared.
+more accurate on three of the four seeds where both ways succeed; it does not decide whether they succeed, and no seed is
+certain (``benchmarks/results/poses_*.json``). What mattered more was to train on low noise (``PowerT(2)``), at which a view
+still shows where its camera is: 3 degrees in place of 14 on the one seed compared.
 """
 
 from __future__ import annotations

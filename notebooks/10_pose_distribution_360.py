@@ -780,7 +780,7 @@ plt.show()
 # Read the right panel last, and with suspicion: a run whose cameras are no better than chance can have a respectable PSNR, because a scene of several half cars renders well from the wrong places.
 # *PSNR alone hides the failure.* Hence the poses.
 #
-# And read the first two columns without favour. Where sharing out and the plain minimum both succeed, sharing out finds the cameras more exactly. But it is no insurance: in our runs
+# And read the first two columns without favour. Where sharing out and the plain minimum both succeed, sharing out mostly finds the cameras more exactly. But it is no insurance: in our runs
 # it failed on a seed that the plain minimum got nearly right, by folding the circle, so that both sides of the car ended on one arc of cameras. The table above says which one. The rich *can* get richer, as in the
 # toy above; with the recipe of this chapter (most training at low noise, a scene that starts blurred, candidates that keep to their sectors) they usually do not.
 #
