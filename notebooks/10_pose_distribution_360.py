@@ -729,7 +729,7 @@ assert max(value for name, value in decibels.items() if name != "as assumed") < 
 #
 # ## Beside other methods, on several seeds
 #
-# One run proves little. `python benchmarks/poses.py --method METHOD --seeds 0 1 2 …` trained four methods at the same length on the same scene, each seed with other views, weights and noise:
+# One run proves little. `python benchmarks/poses.py --method METHOD --seeds 0 1 2 …` trained four methods at the same length on the same scene, each seed with other views, weights and noise (balanced and minimum on five seeds; the other two on fewer so far):
 #
 # - **balanced**: this chapter's;
 # - **minimum**: the same, but for the thesis's plain minimum from the beginning;
