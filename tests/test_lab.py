@@ -221,6 +221,7 @@ def click(page, selector, text=None):
 def open_and_run_all(page, address, seconds):
     """Open a notebook, choose Run > Run All Cells, wait for the last cell; returns the page's final state."""
     page.get(address)
+    click(page, ".lm-DockPanel-tabBar .lm-TabBar-tab")  # a page without the focus has no current notebook
     until(page, START_S, "the notebook and its kernel", lambda: page.execute_script(STATE).get("kernel") == "idle")
     click(page, ".lm-MenuBar-itemLabel", "Run")
     click(page, ".lm-Menu-item[data-command='runmenu:run-all']")
