@@ -9,12 +9,13 @@ PYTHON ?= $(shell for python in python3 python3.13 python3.12 python3.11 python;
 PROFILE ?= laptop
 LAB_ARGS ?=
 TEST_ARGS ?=
+DEMO_ARGS ?=
 VENV ?= .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.fdlib-installed
 NOTEBOOKS := $(sort $(wildcard notebooks/[0-9]*.ipynb))
 
-.PHONY: help install lab test quick notebooks sync registry lint format lock clean
+.PHONY: help install lab demo test quick notebooks sync registry lint format lock clean
 
 help:  ## this list
 	@echo "fdlib: a course on diffusion models. Start with:  make lab"
@@ -41,6 +42,9 @@ $(STAMP): requirements.lock pyproject.toml
 
 lab: $(STAMP)  ## open the course in JupyterLab (sets up .venv the first time)
 	$(BIN)/python -m jupyter lab --ServerApp.root_dir=notebooks $(if $(wildcard notebooks/00_welcome.ipynb),--LabApp.default_url=/lab/tree/00_welcome.ipynb) $(LAB_ARGS)
+
+demo: $(STAMP)  ## train regions on rendered pictures, print the scores, draw build/demo.png: the proof without a browser
+	$(BIN)/python scripts/demo.py $(DEMO_ARGS)
 
 test:  ## every test: units, pairs, claims, browser, and all notebooks in the ci profile
 	@start=$$SECONDS; $(MAKE) --no-print-directory install || exit; echo "set-up: $$((SECONDS - start)) s"

@@ -27,16 +27,14 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from fdlib.data.shapes3d import Shapes3D, coarse, split_indices
 from fdlib.emergence import mask_health
 from fdlib.files import atomic_write
-from fdlib.metrics.baselines import chance, kmeans_colours
-from fdlib.metrics.segmentation import hard, score_regions
+from fdlib.metrics.segmentation import hard
+from fdlib.metrics.shapes_test import ShapesTest
 from fdlib.presets import PRESETS, Experiment
 from fdlib.training import train
 
 PRESET = "regions32"
-FIT = 500  # training pictures on which the map from regions to classes is fitted
 STEPS = {"ci": 40, "laptop": None, "gpu": 20_000}  # None: as the preset says
 PASSES = {"miou": 0.75, "object": 0.55}
 
@@ -61,18 +59,7 @@ def recipe(overrides: dict[str, object]) -> Experiment:
     return experiment
 
 
-def pictures(experiment: Experiment, count: int) -> dict[str, torch.Tensor]:
-    """Images and classes to fit the map on, and to test on: the official camera for both."""
-    size = experiment.model.image_size
-    fit, test = split_indices(train=FIT, test=10_000, seed=0)
-    result = {"indices": test[:count]}
-    for name, indices in (("fit", fit), ("test", test[:count])):
-        data = Shapes3D(size=size, indices=indices)
-        result[name], result[f"{name}_labels"] = data.images(), coarse(data.labels(), "three")
-    return result
-
-
-def run(experiment: Experiment, seed: int, data: dict[str, torch.Tensor], progress: bool) -> tuple[dict, dict]:
+def run(experiment: Experiment, seed: int, test: ShapesTest, progress: bool) -> tuple[dict, dict]:
     """Train with one seed; the scores, and what they were computed from."""
     started = time.perf_counter()
     torch.manual_seed(seed)
@@ -80,10 +67,9 @@ def run(experiment: Experiment, seed: int, data: dict[str, torch.Tensor], progre
     experiment.training.seed = seed
     state = train(denoiser, experiment.objective(), experiment.data.build(32), experiment.training, progress=progress)
     seconds = time.perf_counter() - started
-    schedule = experiment.objective().schedule
-    masks = {name: state.ema.segment(data[name], 30, schedule=schedule) for name in ("fit", "test")}
-    scores = score_regions(masks["fit"], data["fit_labels"], masks["test"], data["test_labels"], 3, denoiser.regions)
-    health = mask_health(masks["test"])
+    fit, masks = test.segment(state.ema, experiment.objective().schedule)
+    scores = test.score_masks(fit, masks, denoiser.regions)
+    health = mask_health(masks)
     result = {
         "seed": seed,
         **scores,
@@ -97,25 +83,13 @@ def run(experiment: Experiment, seed: int, data: dict[str, torch.Tensor], progre
         "seconds": seconds,
     }
     arrays = {
-        "indices": data["indices"].numpy(),
-        "labels": data["test_labels"].numpy(),
-        "regions": hard(masks["test"]).numpy().astype(np.uint8),
-        "masks": masks["test"].half().numpy(),
+        "indices": test.indices.numpy(),
+        "labels": test.labels.numpy(),
+        "regions": hard(masks).numpy().astype(np.uint8),
+        "masks": masks.half().numpy(),
         "map": np.asarray(scores["map"]),
     }
     return result, arrays
-
-
-def baselines(data: dict[str, torch.Tensor], regions: int) -> dict[str, dict]:
-    """K-means on colours and random regions, through the same map and scores."""
-    found = {
-        "k-means on colours": [kmeans_colours(data["fit"], data[name], regions) for name in ("fit", "test")],
-        "chance": [chance(data[name], regions) for name in ("fit", "test")],
-    }
-    return {
-        name: score_regions(fit, data["fit_labels"], test, data["test_labels"], 3, regions)
-        for name, (fit, test) in found.items()
-    }
 
 
 def main() -> None:
@@ -142,7 +116,7 @@ def main() -> None:
         except (ValueError, SyntaxError):
             overrides[path] = value  # a word
     experiment = recipe(overrides)
-    data = pictures(experiment, options.test)
+    test = ShapesTest.render(experiment.model.image_size, options.test)
     report = {
         "command": "python benchmarks/emergence.py --variant " + options.variant,
         "commit": commit(),
@@ -151,13 +125,13 @@ def main() -> None:
         "overrides": dict(overrides),
         "machine": f"{platform.machine()}, {torch.get_num_threads()} threads, torch {torch.__version__}",
         "test": options.test,
-        "baselines": baselines(data, experiment.model.regions),
+        "baselines": test.baselines(experiment.model.regions),
         "runs": [],
     }
     for name, scores in report["baselines"].items():
-        print(f"{name:20} mIoU {scores['miou']:.3f}")
+        print(f"{name:46} mIoU {scores['miou']:.3f}")
     for seed in options.seeds:
-        result, arrays = run(recipe(overrides), seed, data, progress=not options.quiet)
+        result, arrays = run(recipe(overrides), seed, test, progress=not options.quiet)
         report["runs"].append(result)
         each = " ".join(f"{x:.2f}" for x in result["per_class_iou"])
         print(

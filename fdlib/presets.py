@@ -95,21 +95,23 @@ class Data:
     """shapes3d: pictures to render."""
     seed: int = 0
     """shapes3d: which of the 480 000 combinations."""
-    layout: Literal["plain", "varied"] = "plain"
-    """shapes3d: the official camera, or a window of its frame, different in every picture."""
-    zoom: tuple[float, float] = (0.55, 1.0)
-    """shapes3d, varied: the windows' smallest and largest width, of the frame's."""
+    layout: Literal["plain", "varied", "close"] = "plain"
+    """shapes3d: the official camera; or a window of its frame, different in every picture, anywhere or near the object."""
+    zoom: tuple[float, float] | None = None
+    """shapes3d, varied or close: the windows' smallest and largest width, of the frame's; by default (.55, 1) or (.3, 1)."""
     flip: bool = False
     """Mirror half of the pictures at random."""
 
     def build(self, image_size: int) -> Dataset:
         if self.source == "shapes3d":
-            from fdlib.data.shapes3d import Shapes3D, random_layout, split_indices
+            from fdlib.data.shapes3d import Shapes3D, close_layout, random_layout, split_indices
 
             train, _ = split_indices(train=self.count, test=10_000, seed=self.seed)
             layout = "plain"
-            if self.layout == "varied":
-                layout = random_layout(len(train), torch.Generator().manual_seed(self.seed), zoom=self.zoom)
+            if self.layout != "plain":
+                draw = {"varied": random_layout, "close": close_layout}[self.layout]
+                windows = {"zoom": self.zoom} if self.zoom else {}
+                layout = draw(len(train), torch.Generator().manual_seed(self.seed), **windows)
             return Shapes3D(size=image_size, indices=train, layout=layout, source=self.path or "rendered")
         if self.path is None:
             raise ValueError(

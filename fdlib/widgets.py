@@ -3,6 +3,7 @@
     slider_gallery(frames, labels)           # a slider through pictures that are there already
     noise_slider(images, noise_fn, T=1000)   # a slider over t whose pictures are computed when they are first needed
     live_picture()                           # one picture in a cell's output that training replaces as it goes on
+    photo_upload(draw, size=32)              # a button that takes a picture of the reader's own, and what `draw` makes of it
 
 The sliders send finished PNG pictures, so moving one costs no drawing. Exported to HTML without a running kernel they
 cannot compute, so each leaves a still picture in the page, which hides itself wherever the slider is shown.
@@ -13,6 +14,7 @@ from __future__ import annotations
 import base64
 import functools
 import html
+import io
 import sys
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -257,6 +259,60 @@ def live_picture(draw: Callable[[Any], Any] | None = None, columns: int = 8, sca
         scale: screen pixels an image pixel; by default as fits.
     """
     return LivePicture(draw, columns, scale)
+
+
+class PhotoUpload(ipywidgets.VBox):
+    """A button for a picture of the reader's own; made by `photo_upload`.
+
+    Attributes:
+        button, picture, note: the widgets it is made of.
+        image: the last picture, float (1, 3, size, size) in [-1, 1], or None.
+    """
+
+    def __init__(self, draw: Callable[[Tensor], Any], size: int):
+        self._draw, self._size, self.image = draw, size, None
+        self.button = ipywidgets.FileUpload(accept="image/*", multiple=False, description="a photo")
+        self.picture = ipywidgets.Image(format="png", layout={"display": "none"})
+        self.picture.add_class("fdlib-picture")
+        self.note = ipywidgets.HTML()
+        self.button.observe(lambda change: self._uploaded(change["new"]), names="value")
+        super().__init__([self.button, self.picture, self.note])
+
+    def _uploaded(self, value: Any) -> None:
+        files = list(value.values()) if isinstance(value, dict) else list(value)  # ipywidgets 7 has a dict, 8 a tuple
+        if files:
+            name = files[0].get("name") or files[0]["metadata"]["name"]
+            self.show(bytes(files[0]["content"]), name)
+
+    def show(self, content: bytes, name: str = "the file") -> None:
+        """Read a picture's bytes and draw it; what is no picture is said below the button."""
+        from fdlib.data.photos import open_picture
+        from fdlib.images import from_uint8
+
+        try:
+            self.image = from_uint8(open_picture(io.BytesIO(content), self._size)[None])
+        except Exception as error:  # Pillow raises many kinds for what is no picture
+            self.note.value = html.escape(
+                f"{name} cannot be read as a picture ({type(error).__name__}). Choose a PNG or JPEG file."
+            )
+            return
+        made = self._draw(self.image)
+        pixels = _pixels(made, 8)
+        self.picture.value, self.picture.width = png_bytes(pixels), _width(pixels, None, made)
+        self.picture.layout.display = None
+        self.note.value = html.escape(f"{name}, cut to {self._size} x {self._size} pixels")
+
+
+def photo_upload(draw: Callable[[Tensor], Any], size: int = 32) -> PhotoUpload:
+    """A button that takes a picture from the reader's disk and shows what `draw` makes of it.
+
+    Args:
+        draw: an image (1, 3, size, size) in [-1, 1] -> images, an RGB array or a matplotlib figure.
+        size: the middle square of the picture is reduced to this many pixels a side.
+
+    A file that is no picture is named in a line below the button. In an exported page, without a kernel, nothing can be read.
+    """
+    return PhotoUpload(draw, size)
 
 
 def _check_value(value: int, count: int) -> None:

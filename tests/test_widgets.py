@@ -1,5 +1,6 @@
 """The movable parts: set a slider's value as a reader's mouse does, decode the picture that is sent to the page."""
 
+import datetime
 import io
 import json
 import sys
@@ -232,3 +233,29 @@ def test_no_still_in_colab(monkeypatch):
 
 def test_pictures_are_those_of_to_uint8():
     assert np.array_equal(shown(widgets.slider_gallery(FRAMES[:1]))[2:-2, 2:-2], to_uint8(FRAMES[0]))
+
+
+def png_of(pixels):
+    file = io.BytesIO()
+    Image.fromarray(pixels).save(file, "PNG")
+    return file.getvalue()
+
+
+def test_an_uploaded_photo_is_cut_and_drawn():
+    seen = []
+    upload = widgets.photo_upload(lambda image: seen.append(image) or image, size=8)
+    content = png_of(np.full((30, 50, 3), 255, np.uint8))
+    upload.button.value = ({"name": "a.png", "type": "image/png", "size": 3, "content": memoryview(content),
+                            "last_modified": datetime.datetime.now(datetime.UTC)},)  # fmt: skip
+    assert upload.image.shape == (1, 3, 8, 8) and upload.image.min() == 1 and seen[0] is upload.image
+    assert bytes(upload.picture.value).startswith(b"\x89PNG") and upload.picture.layout.display is None
+    assert "a.png" in upload.note.value
+    upload._uploaded({"b.png": {"metadata": {"name": "b.png"}, "content": content}})  # as ipywidgets 7 hands it over
+    assert "b.png" in upload.note.value
+
+
+def test_a_photo_that_is_no_photo_is_named():
+    upload = widgets.photo_upload(lambda image: image)
+    upload.show(b"not a picture at all", "holiday.png")
+    assert "holiday.png cannot be read as a picture" in upload.note.value and "PNG or JPEG" in upload.note.value
+    assert upload.image is None and upload.picture.layout.display == "none"

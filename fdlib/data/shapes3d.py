@@ -36,6 +36,7 @@ from fdlib.data.shapes3d_factors import (
     SHAPES,
     Layout,
     check_layout,
+    close_layout,
     coarse,
     factor_values,
     factors_to_index,
@@ -52,8 +53,9 @@ from fdlib.files import atomic_write, cache_folder
 from fdlib.images import from_uint8, to_uint8
 
 __all__ = [
-    "COARSE", "COUNT", "FACTORS", "LABELS", "SHAPES", "Layout", "Rendering", "Shapes3D", "coarse", "factor_values",
-    "factors_to_index", "index_to_factors", "random_layout", "render", "split_indices", "values_to_factors", "write_h5",
+    "COARSE", "COUNT", "FACTORS", "LABELS", "SHAPES", "Layout", "Rendering", "Shapes3D", "close_layout", "coarse",
+    "factor_values", "factors_to_index", "index_to_factors", "random_layout", "render", "split_indices", "values_to_factors",
+    "write_h5",
 ]  # fmt: skip
 
 BATCH = 256  # pictures rendered, written or read at a time
@@ -69,7 +71,8 @@ class Shapes3D(Dataset):
             whole file.
         seed: of that choice, and of varied layouts.
         layout: "plain", the official camera; "varied", a fixed random window of the frame for each picture
-            (`random_layout`); or a `Layout` of your own, one entry a picture. The last two need renderings.
+            (`random_layout`); "close", one nearer to the object (`close_layout`); or a `Layout` of your own, one entry a
+            picture. All but the first need renderings.
         source: "rendered", or the path of the official `3dshapes.h5` or of a file that `write_h5` made.
         cache: where renderings are kept between runs: True, the folder of `FDLIB_CACHE` or else the user's cache folder; a
             folder; False, in memory only. Files of a source are never copied.
@@ -91,7 +94,7 @@ class Shapes3D(Dataset):
         *,
         count: int | None = None,
         seed: int = 0,
-        layout: Literal["plain", "varied"] | Layout = "plain",
+        layout: Literal["plain", "varied", "close"] | Layout = "plain",
         source: str | os.PathLike[str] = "rendered",
         cache: bool | str | os.PathLike[str] = True,
     ):
@@ -352,9 +355,9 @@ def write_h5(path: str | os.PathLike[str], indices: Tensor, size: int = 64, prog
 def _resolve_layout(layout: Any, n: int, seed: int) -> Layout | None:
     if isinstance(layout, Layout):
         return check_layout(layout, n)
-    if not isinstance(layout, str) or layout not in ("plain", "varied"):
-        raise ValueError(f'layout must be "plain", "varied" or a Layout, got {layout!r}')
-    return random_layout(n, generator(seed)) if layout == "varied" else None
+    if not isinstance(layout, str) or layout not in ("plain", "varied", "close"):
+        raise ValueError(f'layout must be "plain", "varied", "close" or a Layout, got {layout!r}')
+    return None if layout == "plain" else {"varied": random_layout, "close": close_layout}[layout](n, generator(seed))
 
 
 # ---------------------------------------------------------------------- command line

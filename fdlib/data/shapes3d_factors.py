@@ -162,10 +162,7 @@ def random_layout(
         layout = random_layout(1000, torch.Generator().manual_seed(0))
         assert (layout.shift_x.abs() + layout.zoom <= 1 + 1e-6).all()
     """
-    if not isinstance(n, int) or n < 0:
-        raise ValueError(f"n must be a whole number, at least 0, got {n!r}")
-    if not (isinstance(zoom, (tuple, list)) and len(zoom) == 2 and 0 < zoom[0] <= zoom[1] <= 1):
-        raise ValueError(f"zoom must be a pair (smallest, largest) with 0 < smallest <= largest <= 1, got {zoom!r}")
+    _check_draw(n, zoom)
     if not 0 <= shift <= 1:
         raise ValueError(f"shift must be between 0 (centred) and 1 (anywhere inside the frame), got {shift!r}")
     # always four numbers an image, so that an option changes nothing but what it names
@@ -176,12 +173,49 @@ def random_layout(
     return Layout(width, x, y, (draw[:, 3] < 0.5) & bool(flip))
 
 
+def close_layout(
+    n: int,
+    generator: torch.Generator | None = None,
+    zoom: tuple[float, float] = (0.3, 1.0),
+    centre: tuple[float, float] = (0.0, 0.25),
+    spread: float = 0.25,
+) -> Layout:
+    """Draw windows as a photographer frames a subject: about the middle of the room, from the whole of it to a close view.
+
+    Widths are log-uniform, so that all scales are equally frequent. Up close, an object fills as much of the picture as floor
+    and walls do, and its inside counts for more than its outline.
+
+    Args:
+        n, generator, zoom: as for ``random_layout``.
+        centre: where windows are centred on average, (x, y) in the frame, which reaches from -1 (left, top) to 1.
+        spread: their centres differ from that by up to this much, each way; windows are pushed back inside the frame.
+
+    Raises:
+        ValueError: an argument outside of its range.
+    """
+    _check_draw(n, zoom)
+    if spread < 0 or not all(abs(c) <= 1 for c in centre):
+        raise ValueError(f"spread must be >= 0 and centre inside the frame, -1 .. 1, got {spread!r} and {centre!r}")
+    draw = torch.rand(n, 4, generator=generator)
+    width = zoom[0] * (zoom[1] / zoom[0]) ** draw[:, 0]
+    room = 1 - width
+    x, y = ((c + (2 * draw[:, k] - 1) * spread).clamp(-room, room) for k, c in ((1, centre[0]), (2, centre[1])))
+    return Layout(width, x, y, draw[:, 3] < 0.5)
+
+
 def plain_layout(n: int) -> Layout:
     """The official camera, `n` times."""
     return Layout(torch.ones(n), torch.zeros(n), torch.zeros(n), torch.zeros(n, dtype=torch.bool))
 
 
 # ---------------------------------------------------------------------- checks
+
+
+def _check_draw(n: int, zoom: tuple[float, float]) -> None:
+    if not isinstance(n, int) or n < 0:
+        raise ValueError(f"n must be a whole number, at least 0, got {n!r}")
+    if not (isinstance(zoom, (tuple, list)) and len(zoom) == 2 and 0 < zoom[0] <= zoom[1] <= 1):
+        raise ValueError(f"zoom must be a pair (smallest, largest) with 0 < smallest <= largest <= 1, got {zoom!r}")
 
 
 def whole(values: Any, name: str) -> Tensor:

@@ -22,6 +22,7 @@ from fdlib.data.shapes3d import (
     LABELS,
     Layout,
     Shapes3D,
+    close_layout,
     coarse,
     factor_values,
     factors_to_index,
@@ -586,3 +587,17 @@ BAD = [
 def test_bad_input_is_named(call, error, words):
     with pytest.raises(error, match=words):
         call()
+
+
+def test_close_windows_stay_inside_and_show_more_of_the_object():
+    layout = close_layout(2000, torch.Generator().manual_seed(0), zoom=(0.3, 1.0))
+    assert layout.zoom.min() >= 0.3 - 1e-6 and layout.zoom.max() <= 1 + 1e-6
+    assert abs(float(layout.zoom.log().mean()) - 0.5 * float(torch.tensor(0.3).log())) < 0.03, "not log-uniform"
+    for shift in (layout.shift_x, layout.shift_y):
+        assert (shift.abs() <= 1 - layout.zoom + 1e-6).all()
+    assert 0.4 < layout.flip.float().mean() < 0.6 and layout.shift_y.mean() > 0.1
+    share = {name: (Shapes3D(size=16, count=200, layout=name, cache=False).labels() == 5).float().mean()
+             for name in ("plain", "varied", "close")}  # fmt: skip
+    assert share["close"] > 1.5 * share["varied"] and share["close"] > 2 * share["plain"]
+    with pytest.raises(ValueError, match="spread must be >= 0"):
+        close_layout(3, spread=-1)
