@@ -144,6 +144,10 @@ def _small(image_size: int, multipliers: Sequence[int], attention: Sequence[int]
     )
 
 
+def _regions() -> Architecture:
+    return Architecture(32, channels=16, multipliers=(1, 2, 2), blocks=1, attention=(), fold=2, regions=4)
+
+
 PRESETS: dict[str, tuple[str, Experiment]] = {
     "shapes32": (
         "Rendered 3D Shapes at 32 px, for 2 CPU cores: the plain denoiser of chapter 2.",
@@ -155,12 +159,23 @@ PRESETS: dict[str, tuple[str, Experiment]] = {
         ),
     ),
     "regions32": (
-        "Region masks on rendered 3D Shapes at 32 px, for 2 CPU cores. Not settled: see benchmarks/emergence.md.",
+        "Region masks on rendered 3D Shapes at 32 px, for minutes on 2 CPU cores (chapter 4, `make demo`).",
         Experiment(
-            Architecture(32, channels=16, multipliers=(1, 2, 2), blocks=1, attention=(), fold=2, regions=4),
-            Data("shapes3d", layout="varied"),
-            Schedule(power=2.0),
-            TrainingConfig(steps=5_000, batch_size=16, learning_rate=1e-3, warmup=100, ema_decay=0.99),
+            _regions(),
+            Data("shapes3d", layout="close"),
+            Schedule(power=1.5),
+            TrainingConfig(steps=4_000, batch_size=16, learning_rate=2e-3, warmup=100, ema_decay=0.99),
+        ),
+    ),
+    "regions32-long": (
+        "The same for half an hour on one CPU core: the shipped checkpoint shapes32_regions.",
+        Experiment(
+            _regions(),
+            Data("shapes3d", layout="close"),
+            Schedule(power=1.5),
+            TrainingConfig(
+                steps=14_000, batch_size=16, learning_rate=2e-3, warmup=100, decay="cosine", ema_decay=0.999, seed=1
+            ),
         ),
     ),
     "photos64-small": (

@@ -40,7 +40,7 @@
 # | [01 DDPM basics](01_ddpm_basics.ipynb) | noise, the way back, an exact denoiser, a sampler in a few lines | yes |
 # | [02 U-Net and sampling](02_unet_and_sampling.ipynb) | a network that paints small rooms with an object, and three samplers in a race | yes |
 # | [03 Mask generator](03_mask_generator.ipynb) | a second decoder that sorts pixels into regions, with nobody telling it which | yes |
-# | 04 Parallel decoding | one decoder for each region, so that the regions *have to* mean something | not yet |
+# | [04 Regions appear](04_parallel_decoding.ipynb) | masks that find floor, walls and object, and the ways in which they fail to | yes |
 # | 05 Decoding ablations | the same without its key parts: what breaks, and why | not yet |
 # | 06 Generate and segment | pictures and their segmentation out of the same noise | not yet |
 # | 07 Hierarchical 3D Shapes | regions within regions | not yet |

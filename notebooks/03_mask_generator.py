@@ -321,4 +321,4 @@ viz.show_rows(rows, caption="Training pictures, and the masks after a very short
 # 4. Take `decoding="mask_mid"`, which masks $h_{mid}$ in place of the skips. How large is its gradient at the start compared to `parallel`'s? Why?
 # 5. *(open)* Find another way off the saddle that leaves the mask head at zero.
 #
-# **Next**: chapter 4 trains this model until the regions mean something.
+# **Next**: [chapter 4](04_parallel_decoding.ipynb) trains this model until the regions mean something.

@@ -4,8 +4,9 @@
     test.score(denoiser)["miou"]                  # one map from region to class, fitted on the 500 training pictures
     test.baselines(regions=5)["chance"]["miou"]
 
-All pictures are uniform over the 480 000 combinations of 3D Shapes, seen by the official camera. Three classes: the floor with
-the shadow on it, the walls with the sky, the object. Labels are used here, to score, and nowhere in training.
+Pictures are uniform over the 480 000 combinations of 3D Shapes. Three classes: the floor with the shadow on it, the walls with
+the sky, the object. Labels are used here, to score, and nowhere in training. By the official camera floor and object are always
+at the same place, so a partition that never looks at a picture scores .83 (with ``layout="close"`` .53): read scores beside it.
 """
 
 from __future__ import annotations
@@ -36,8 +37,10 @@ class ShapesTest:
     fit_labels: Tensor
 
     @classmethod
-    def render(cls, size: int = 32, count: int = 1000, fit: int = 500) -> ShapesTest:
+    def render(cls, size: int = 32, count: int = 1000, fit: int = 500, layout: str = "plain") -> ShapesTest:
         """The first ``count`` of the 10 000 reserved test pictures, and ``fit`` pictures of the training split.
+
+        ``layout="close"`` (or "varied") shows them through windows, where the place in the frame no longer tells the class.
 
         Raises:
             ValueError: more than 10 000 test pictures, or numbers below 1.
@@ -47,7 +50,10 @@ class ShapesTest:
         if fit < 1:
             raise ValueError(f"fit must be at least 1 picture, got {fit}")
         train, test = split_indices(train=fit, test=10_000, seed=0)
-        parts = [Shapes3D(size=size, indices=indices) for indices in (test[:count], train)]
+        parts = [
+            Shapes3D(size=size, indices=indices, layout=layout, seed=seed)
+            for seed, indices in enumerate((test[:count], train), start=1000)  # windows that no training set has
+        ]
         (images, labels), (fit_images, fit_labels) = ((p.images(), coarse(p.labels(), "three")) for p in parts)
         return cls(test[:count], images, labels, fit_images, fit_labels)
 

@@ -47,6 +47,13 @@ def test_baselines_are_ordered_as_they_must_be(shapes):
     assert found["chance"] < found["most frequent class at each place (saw labels)"] < 1
 
 
+def test_windows_make_closed_eyes_a_worse_strategy(shapes):
+    close = ShapesTest.render(16, count=20, fit=30, layout="close")
+    assert close.indices.equal(shapes.indices) and not close.images.equal(shapes.images)
+    blind = "most frequent class at each place (saw labels)"
+    assert close.baselines(3)[blind]["miou"] < shapes.baselines(3)[blind]["miou"] - 0.1
+
+
 def test_bad_counts_are_named():
     with pytest.raises(ValueError, match="count must lie in 1"):
         ShapesTest.render(16, count=10_001)
