@@ -65,7 +65,52 @@ class MaskGenerator(nn.Module):
         return self.logits(h_mid, h_enc, emb).softmax(dim=1)
 
 
-class FactorizedUNet(UNet):
+class Segments:
+    """What every denoiser with masks can do: segment clean pictures. It needs ``masks(x_t, t, **condition)``."""
+
+    @torch.no_grad()
+    def segment(
+        self,
+        images: Tensor,
+        t: int = 30,
+        *,
+        schedule: NoiseSchedule | None = None,
+        generator: torch.Generator | None = None,
+        batch_size: int = 250,
+        **condition,
+    ) -> Tensor:
+        """Soft region masks (N, K, H, W) of clean images, by one forward pass at time t (thesis 2.3.4).
+
+        Args:
+            images: (N, C, H, W) in [-1, 1].
+            t: how much noise is added before; the thesis takes 30.
+            schedule: the one that the model was trained on; linear with T = 1000 by default.
+            generator: of the noise, on the images' device; seed 0 by default, so that the same images give the same masks.
+            batch_size: images a pass.
+            condition: what a conditional model wants, one row an image (``label=``).
+
+        Raises:
+            TypeError, ValueError: images that are no float (N, C, H, W) in [-1, 1] of the model's size; t outside the schedule.
+        """
+        check_images(images, "images", self.image_channels, self.image_size)
+        schedule = schedule or NoiseSchedule.linear(1000)
+        if not 0 <= t < schedule.T:
+            raise ValueError(f"t must lie in 0 .. {schedule.T - 1} for this schedule, got {t}")
+        generator = generator or torch.Generator(images.device).manual_seed(0)
+        device, training = next(self.parameters()).device, self.training
+        self.eval()
+        masks = []
+        for start in range(0, len(images), batch_size):
+            part = images[start : start + batch_size]
+            noise = torch.randn(part.shape, generator=generator, device=part.device, dtype=part.dtype)
+            x_t = add_noise(schedule, part, t, noise).to(device)
+            rows = {key: value[start : start + batch_size].to(device) for key, value in condition.items()}
+            masks.append(self.masks(x_t, torch.full((len(part),), t, device=device), **rows).to(images.device))
+        self.train(training)
+        return torch.cat(masks)
+
+
+class FactorizedUNet(Segments, UNet):
     """The U-Net with a bottleneck of K region masks (thesis 2.3, figure 2.2).
 
     Args:
@@ -148,6 +193,10 @@ class FactorizedUNet(UNet):
         if self.decoding == "concat":
             h_mid, *h_enc = (torch.cat([h, m[:, :, 0]], dim=1) for h, m in self._with_masks([h_mid, *h_enc], masks))
             return F.pixel_shuffle(self.decoder(h_mid, h_enc, emb), self.fold).contiguous()
+        return torch.einsum("bkchw,bkhw->bchw", self.branches(h_mid, h_enc, emb, masks), masks)
+
+    def branches(self, h_mid: Tensor, h_enc: Sequence[Tensor], emb: Tensor, masks: Tensor) -> Tensor:
+        """What each region's branch predicts, (B, K, C, H, W): noise_k of equation 2.6. ("concat" has no branches.)"""
         # all K branches in one pass: branch k of image b is row b * K + k
         if self.decoding == "mask_mid":
             h_mid = self._masked([h_mid], masks)[0]
@@ -164,8 +213,7 @@ class FactorizedUNet(UNet):
             value = torch.stack(parts, dim=1).flatten(0, 1)
         else:
             value = self.decoder(h_mid, h_enc, emb)
-        branches = F.pixel_shuffle(value, self.fold).unflatten(0, (-1, self.regions))  # (B, K, C, H, W): noise_k
-        return torch.einsum("bkchw,bkhw->bchw", branches, masks)
+        return F.pixel_shuffle(value, self.fold).unflatten(0, (-1, self.regions))
 
     def _with_masks(self, features: Sequence[Tensor], masks: Tensor) -> list[tuple[Tensor, Tensor]]:
         """Each of the features with the masks at its resolution, (B, K, 1, h, w)."""
@@ -180,47 +228,9 @@ class FactorizedUNet(UNet):
             for h, m in self._with_masks(features, masks)
         ]
 
-    @torch.no_grad()
-    def segment(
-        self,
-        images: Tensor,
-        t: int = 30,
-        *,
-        schedule: NoiseSchedule | None = None,
-        generator: torch.Generator | None = None,
-        batch_size: int = 250,
-        **condition,
-    ) -> Tensor:
-        """Soft region masks (N, K, H, W) of clean images, by one forward pass at time t (thesis 2.3.4).
-
-        Args:
-            images: (N, C, H, W) in [-1, 1].
-            t: how much noise is added before; the thesis takes 30.
-            schedule: the one that the model was trained on; linear with T = 1000 by default.
-            generator: of the noise, on the images' device; seed 0 by default, so that the same images give the same masks.
-            batch_size: images a pass.
-            condition: what a conditional model wants, one row an image (``label=``).
-
-        Raises:
-            TypeError, ValueError: images that are no float (N, C, H, W) in [-1, 1] of the model's size; t outside the schedule.
-        """
-        check_images(images, "images", self.image_channels, self.image_size)
-        schedule = schedule or NoiseSchedule.linear(1000)
-        if not 0 <= t < schedule.T:
-            raise ValueError(f"t must lie in 0 .. {schedule.T - 1} for this schedule, got {t}")
-        generator = generator or torch.Generator(images.device).manual_seed(0)
-        device, training = next(self.parameters()).device, self.training
-        self.eval()
-        masks = []
-        for start in range(0, len(images), batch_size):
-            part = images[start : start + batch_size]
-            noise = torch.randn(part.shape, generator=generator, device=part.device, dtype=part.dtype)
-            x_t = add_noise(schedule, part, t, noise).to(device)
-            rows = {key: value[start : start + batch_size].to(device) for key, value in condition.items()}
-            h_mid, h_enc, emb = self.encode(x_t, torch.full((len(part),), t, device=device), **rows)
-            masks.append(self.mask_generator(h_mid, h_enc, emb).to(images.device))  # the decoder is not needed
-        self.train(training)
-        return torch.cat(masks)
+    def masks(self, x_t: Tensor, t: Tensor, label: Tensor | None = None) -> Tensor:
+        """The masks alone, (B, K, H, W): the decoder is not run."""
+        return self.mask_generator(*self.encode(x_t, t, label))
 
 
 def small_init(head: nn.Conv2d, std: float = 0.02) -> None:

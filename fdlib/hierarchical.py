@@ -1,0 +1,162 @@
+"""Hierarchical factorization (thesis 2.5.1): each region of a factorized denoiser is cut again by a factorized denoiser.
+
+    m_i^0, h_i^0  = masks and branch predictions of the first level, from x_t              figure 2.15
+    m_j^1, h_j^1  = those of the second level, for each i from m_i^0 * x_t
+    prediction    = sum_i m_i^0 (h_i^0 + sum_j h_j^1 m_j^1) / 2
+
+Deeper than two levels the thesis gives no formula. Its own one, read as a recursion, is what this module computes:
+
+    f_L(x) = sum_j m_j h_j                         the last level: an ordinary factorized denoiser
+    f_l(x) = sum_i m_i (h_i + f_{l+1}(m_i x)) / 2  every other level
+
+A *leaf* is a path i, j, ... down the tree. Its mask is the product of the masks along it, so leaves sum to their parent, and all
+of them to 1. Inner levels need no masks of their own: ``coarsen`` adds up a node's leaves.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from math import prod
+
+import torch
+from torch import Tensor, nn
+
+from fdlib.denoiser import Denoiser, Prediction
+from fdlib.factorized import FactorizedUNet, Segments
+
+
+class HierarchicalUNet(Segments, Denoiser):
+    """Factorized U-Nets, one for each level, nested by their masks.
+
+    All branches of a level share one network and run as one batch: level l works on B * K_1 ... K_{l-1} pictures, so time and
+    memory grow with the number of leaves.
+
+    Args:
+        image_size: height and width of the images in pixels.
+        depth: number of levels; with 1 the model is the ``FactorizedUNet``.
+        regions: regions that each node is cut into, one number for all levels or one for each.
+        others: as for ``FactorizedUNet``, for every level. ``decoding="concat"`` has no branches, so it cannot be nested.
+
+    ``forward`` returns a ``Prediction`` whose ``masks`` (B, leaves, H, W) are the leaves', those of the first region's children
+    first; ``coarsen(masks, model.regions_per_level, level)`` gives the masks of a level.
+
+    Raises:
+        ValueError: depth < 1, regions that do not match depth, decoding="concat" at depth > 1; and all that FactorizedUNet
+            refuses.
+
+    >>> model = HierarchicalUNet(32, depth=2, regions=(3, 2), channels=8, multipliers=(1, 2), blocks=1, attention=())
+    >>> model.regions, model.regions_per_level
+    (6, (3, 2))
+    """
+
+    def __init__(
+        self,
+        image_size: int,
+        depth: int = 2,
+        regions: int | Sequence[int] = 3,
+        channels: int = 128,
+        multipliers: Sequence[int] = (1, 2, 3, 4),
+        blocks: int = 3,
+        attention: Sequence[int] = (16,),
+        heads: int = 1,
+        image_channels: int = 3,
+        fold: int = 1,
+        classes: int | None = None,
+        dropout: float = 0.0,
+        predicts: str = "noise",
+        decoding: str = "parallel",
+        mask_resize: str = "area",
+        mask_upsample: str = "bilinear",
+    ):
+        super().__init__()
+        if not isinstance(depth, int) or depth < 1:
+            raise ValueError(f"depth must be a whole number >= 1, got {depth!r}")
+        per_level = (regions,) * depth if isinstance(regions, int) else tuple(regions)
+        if len(per_level) != depth:
+            raise ValueError(
+                f"regions must be one number, or one for each of the depth={depth} levels, got {len(per_level)}: {per_level}"
+            )
+        if depth > 1 and decoding == "concat":
+            raise ValueError('decoding="concat" has no branches to cut further: take "parallel", or depth=1')
+        self.image_size, self.image_channels, self.predicts = image_size, image_channels, predicts
+        self.regions_per_level, self.regions = per_level, prod(per_level)
+        self.levels = nn.ModuleList(
+            FactorizedUNet(
+                image_size,
+                channels,
+                multipliers,
+                blocks,
+                attention,
+                heads,
+                image_channels,
+                fold,
+                classes,
+                dropout,
+                predicts,
+                K,
+                decoding,
+                mask_resize,
+                mask_upsample,
+            )
+            for K in per_level
+        )
+
+    def forward(self, x_t: Tensor, t: Tensor, label: Tensor | None = None) -> Prediction:
+        """Predict from x_t (B, image_channels, image_size, image_size) at times t (B,); the leaves' masks come along."""
+        value, masks = self._level(0, x_t, t, label)
+        return Prediction(**{self.predicts: value}, masks=masks)
+
+    def _level(self, level: int, x: Tensor, t: Tensor, label: Tensor | None) -> tuple[Tensor, Tensor]:
+        """f_l(x) and the masks of the leaves below, (B, leaves, H, W)."""
+        network, last = self.levels[level], level == len(self.levels) - 1
+        h_mid, h_enc, emb = network.encode(x, t, label)
+        m = network.mask_generator(h_mid, h_enc, emb)
+        if last:
+            return network.decode(h_mid, h_enc, emb, m), m
+        h = network.branches(h_mid, h_enc, emb, m)  # (B, K, C, H, W)
+        below, leaves = self._level(level + 1, *_children(x, m, t, label))
+        below, leaves = (value.unflatten(0, (-1, network.regions)) for value in (below, leaves))  # (B, K, ...)
+        value = torch.einsum("bkchw,bkhw->bchw", (h + below) / 2, m)
+        return value, (m.unsqueeze(2) * leaves).flatten(1, 2)
+
+    def masks(self, x_t: Tensor, t: Tensor, label: Tensor | None = None) -> Tensor:
+        """The leaves' masks alone, (B, leaves, H, W): no decoder is run."""
+        leaves, x = None, x_t
+        for level, network in enumerate(self.levels):
+            m = network.masks(x, t, label)
+            if level < len(self.levels) - 1:
+                x, t, label = _children(x, m, t, label)
+            # nodes of the level above are the rows of m
+            leaves = m if leaves is None else leaves.flatten(0, 1).unsqueeze(1) * m
+            leaves = leaves.reshape(len(x_t), -1, *m.shape[2:])
+        return leaves
+
+
+def _children(x: Tensor, m: Tensor, t: Tensor, label: Tensor | None) -> tuple[Tensor, Tensor, Tensor | None]:
+    """What the next level sees: m_k * x for every region k, (B K, C, H, W), with the times and classes of each."""
+    K = m.shape[1]
+    cut = (m.unsqueeze(2) * x.unsqueeze(1)).flatten(0, 1)
+    return cut, t.repeat_interleave(K), None if label is None else label.repeat_interleave(K)
+
+
+def coarsen(masks: Tensor, regions: Sequence[int], level: int) -> Tensor:
+    """The masks of a level, from those of the leaves: each node is the sum of the leaves below it.
+
+    Args:
+        masks: (B, leaves, H, W), as a ``HierarchicalUNet`` gives them.
+        regions: of each level, ``model.regions_per_level``.
+        level: 1 is the first; ``len(regions)`` gives the leaves back.
+
+    Raises:
+        ValueError: a level that there is not, or masks of another tree.
+
+    Example: with regions (3, 2) and level 1, masks (B, 6, H, W) become (B, 3, H, W), the sums of each pair.
+    """
+    if not 1 <= level <= len(regions):
+        raise ValueError(f"level must lie in 1 .. {len(regions)} for regions={tuple(regions)}, got {level}")
+    if masks.ndim != 4 or masks.shape[1] != prod(regions):
+        raise ValueError(
+            f"masks must be (B, {prod(regions)}, H, W), the leaves of regions={tuple(regions)}, got {tuple(masks.shape)}"
+        )
+    nodes = prod(regions[:level])
+    return masks.unflatten(1, (nodes, -1)).sum(2)
