@@ -15,6 +15,7 @@ import torch
 from torch.utils.data import Dataset
 
 from fdlib.factorized import FactorizedUNet
+from fdlib.hierarchical import HierarchicalUNet
 from fdlib.pose import PoseDenoiser, PoseObjective, parameter_groups
 from fdlib.process import DenoisingObjective, PowerT, uniform_t
 from fdlib.schedule import NoiseSchedule
@@ -24,7 +25,7 @@ from fdlib.unet import UNet
 
 @dataclass
 class Architecture:
-    """The arguments of ``fdlib.unet.UNet`` and, where there are regions, of ``fdlib.factorized.FactorizedUNet``."""
+    """The arguments of ``fdlib.unet.UNet`` and, where there are regions, of ``FactorizedUNet`` or ``HierarchicalUNet``."""
 
     image_size: int = 64
     """Height and width in pixels."""
@@ -44,8 +45,8 @@ class Architecture:
     """Between the convolutions of a block."""
     predicts: Literal["noise", "x0", "velocity"] = "noise"
     """What the network's output means."""
-    regions: int = 0
-    """K, the region masks of the bottleneck; 0 is the plain U-Net."""
+    regions: int | tuple[int, ...] = 0
+    """K, the region masks of the bottleneck; 0 is the plain U-Net; several numbers, one a level, make masks within masks."""
     decoding: Literal["parallel", "concat", "mask_mid", "unshared"] = "parallel"
     """How masks enter the decoder: the thesis's way, or one of its ablations."""
     mask_resize: Literal["area", "bilinear", "nearest"] = "area"
@@ -53,7 +54,9 @@ class Architecture:
     mask_upsample: Literal["bilinear", "shuffle"] = "bilinear"
     """How a folded network's mask logits become pixels."""
 
-    def build(self) -> UNet:
+    def build(self) -> UNet | HierarchicalUNet:
+        if isinstance(self.regions, tuple):
+            return HierarchicalUNet(**asdict(self), depth=len(self.regions))
         if self.regions:
             return FactorizedUNet(**asdict(self))
         masks = ("regions", "decoding", "mask_resize", "mask_upsample")
@@ -144,8 +147,8 @@ def _small(image_size: int, multipliers: Sequence[int], attention: Sequence[int]
     )
 
 
-def _regions() -> Architecture:
-    return Architecture(32, channels=16, multipliers=(1, 2, 2), blocks=1, attention=(), fold=2, regions=4)
+def _regions(regions: int | tuple[int, ...] = 4) -> Architecture:
+    return Architecture(32, channels=16, multipliers=(1, 2, 2), blocks=1, attention=(), fold=2, regions=regions)
 
 
 PRESETS: dict[str, tuple[str, Experiment]] = {
@@ -176,6 +179,15 @@ PRESETS: dict[str, tuple[str, Experiment]] = {
             TrainingConfig(
                 steps=14_000, batch_size=16, learning_rate=2e-3, warmup=100, decay="cosine", ema_decay=0.999, seed=1
             ),
+        ),
+    ),
+    "hierarchy32": (
+        "Masks within masks on rendered 3D Shapes at 32 px: three regions, each cut in three (thesis 2.5.1, not tuned).",
+        Experiment(
+            _regions((3, 3)),
+            Data("shapes3d", layout="close"),
+            Schedule(power=1.5),
+            TrainingConfig(steps=2_500, batch_size=16, learning_rate=2e-3, warmup=100, ema_decay=0.99),
         ),
     ),
     "photos64-small": (

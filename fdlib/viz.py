@@ -210,6 +210,39 @@ def show_masks(
     return figure
 
 
+@styled
+def show_tree(
+    image: Images, masks: Tensor, regions: Sequence[int], scale: int | None = None, caption: str = ""
+) -> Figure:
+    """Masks within masks of one image, level by level (thesis figures 2.16 and 2.17).
+
+    The first row has the image and, for each level, the partition that its masks make (a colour a node). Below, a row for
+    each node that is cut, with the masks of its regions (0 dark, 1 bright).
+
+    Args:
+        image: one image, see the module's head.
+        masks: (leaves, H, W) or (1, leaves, H, W), of a ``HierarchicalUNet``.
+        regions: of each level, ``model.regions_per_level``.
+        scale: screen pixels an image pixel; by default as fits.
+        caption: a sentence below.
+    """
+    from fdlib.hierarchical import coarsen
+
+    pixels, leaves = as_pixels(image), masks.detach().cpu()
+    leaves = leaves[None] if leaves.ndim == 3 else leaves
+    if len(pixels) != 1 or len(leaves) != 1:
+        raise ValueError(f"show_tree draws one image, got {len(pixels)} images and masks of {len(leaves)}")
+    levels = [coarsen(leaves, regions, level)[0] for level in range(1, len(regions) + 1)]
+    partitions = [label_map_colours(nodes.argmax(0)[None]) for nodes in levels]
+    rows = {"image, partitions": np.concatenate([pixels, *partitions])}
+    for level, nodes in enumerate(levels, start=1):
+        for parent, children in enumerate(nodes.unflatten(0, (-1, regions[level - 1]))):
+            path = np.unravel_index(parent, regions[: level - 1]) if level > 1 else ()
+            name = f"level {level}" + (f", in {'.'.join(str(k) for k in path)}" if level > 1 else "")
+            rows[name] = (mpl.colormaps["cividis"](children.numpy())[..., :3] * 255).round().astype(np.uint8)
+    return show_rows(rows, scale=scale, caption=caption)
+
+
 def animate_images(
     frames: Tensor | np.ndarray | Sequence[Images],
     labels: Sequence[Any] | None = None,

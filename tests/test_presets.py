@@ -70,6 +70,13 @@ def test_regions_make_a_factorized_network():
     assert type(factorized).__name__ == "FactorizedUNet" and (factorized.regions, factorized.decoding) == (4, "concat")
 
 
+def test_several_numbers_of_regions_make_a_hierarchy():
+    small = dict(image_size=16, channels=8, multipliers=(1, 2), blocks=1, attention=())
+    tree = Architecture(**small, regions=(3, 2)).build()
+    assert type(tree).__name__ == "HierarchicalUNet" and tree.regions_per_level == (3, 2)
+    assert PRESETS["hierarchy32"][1].model.build().regions == 9
+
+
 def test_varied_layouts_are_windows_of_the_same_pictures():
     plain = Data("shapes3d", count=20).build(16)
     varied = Data("shapes3d", count=20, layout="varied", zoom=(0.5, 0.6)).build(16)

@@ -313,3 +313,18 @@ def test_a_missing_extra_says_how_to_install_it(module, missing):
     code = f"import sys; sys.modules[{missing!r}] = None; import fdlib.{module}"
     result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     assert result.returncode == 1 and "pip install 'fdlib[course]'" in result.stderr.splitlines()[-1]
+
+
+def test_a_tree_has_a_row_for_each_node_that_is_cut():
+    masks = torch.rand(1, 6, 8, 8, generator=torch.Generator().manual_seed(0)).softmax(1)
+    figure = viz.show_tree(IMAGES[:1, :, :8, :8], masks, (3, 2))
+    texts = [text.get_text().replace("\n", " ") for text in figure.axes[0].texts]
+    assert [text for text in texts if text.startswith("level")] == [
+        "level 1", "level 2, in 0", "level 2, in 1", "level 2, in 2",
+    ]  # fmt: skip
+    deep = viz.show_tree(IMAGES[:1, :, :8, :8], torch.rand(8, 8, 8), (2, 2, 2))
+    assert any("level 3, in 1.0" in text.get_text().replace("\n", " ") for text in deep.axes[0].texts)
+    with pytest.raises(ValueError, match="one image"):
+        viz.show_tree(IMAGES[:2, :, :8, :8], masks, (3, 2))
+    with pytest.raises(ValueError, match=r"\(B, 4, H, W\)"):
+        viz.show_tree(IMAGES[:1, :, :8, :8], masks, (2, 2))

@@ -15,6 +15,7 @@ Scores take predicted and true classes, integer tensors of one shape. All of the
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from itertools import product
 from typing import Literal
 
@@ -188,13 +189,54 @@ def adjusted_rand_index(regions: Tensor, labels: Tensor, ignore: int = IGNORE) -
     return float((both - chance) / (most - chance)) if most != chance else 1.0
 
 
-def score_regions(fit: Tensor, fit_labels: Tensor, regions: Tensor, labels: Tensor, classes: int, count: int) -> dict:
+def foreground_ari(regions: Tensor, labels: Tensor, background: Sequence[int], ignore: int = IGNORE) -> float:
+    """``adjusted_rand_index`` over the pixels whose true class is not one of ``background``.
+
+    Raises:
+        ValueError: nothing but background.
+    """
+    front = ~torch.isin(labels.long(), torch.as_tensor(list(background), dtype=torch.long)) & (labels != ignore)
+    if not front.any():
+        raise ValueError(f"labels hold nothing but background {tuple(background)} and ignored pixels")
+    return adjusted_rand_index(hard(regions)[front][None], labels[front][None], ignore)
+
+
+def best_overlap(regions: Tensor, labels: Tensor, classes: int, count: int | None = None, ignore: int = IGNORE) -> dict:
+    """How well *some* region fits each true part of each image, without any map (Arbelaez et al. 2011, "best overlap").
+
+    Args:
+        regions: soft masks (N, K, H, W), or integers (N, H, W) with ``count=K``.
+        labels: integers (N, H, W) in 0 .. classes - 1.
+
+    Returns:
+        {"iou": (N, classes), "share": (N, classes), "region": (N, classes)}: of the region that fits best, its IoU; the largest
+        share of the part's pixels that a single region holds; and which region that is. NaN, NaN and -1 where an image lacks
+        the class. ``["iou"].nanmean()`` is the mean best overlap.
+    """
+    K, found = _count(regions, count), hard(regions)
+    table = torch.stack([confusion(r[None], t[None], K, classes, ignore) for r, t in zip(found, labels, strict=True)])
+    table = table.double()  # (N, K, classes)
+    size = table.sum(1)  # of each part
+    overlap = (table / (table.sum(2, keepdim=True) + size.unsqueeze(1) - table)).nan_to_num(0).amax(1)
+    share, region = (table / size.unsqueeze(1)).max(1)
+    absent = size == 0
+    return {
+        "iou": overlap.masked_fill(absent, float("nan")),
+        "share": share.masked_fill(absent, float("nan")),
+        "region": region.masked_fill(absent, -1),
+    }
+
+
+def score_regions(
+    fit: Tensor, fit_labels: Tensor, regions: Tensor, labels: Tensor, classes: int, count: int, oracle: bool = True
+) -> dict:
     """Every score of this module for one model: the map is fitted on ``fit``, the scores are of ``regions``.
 
     Args:
         fit, fit_labels: regions and classes of training pictures; soft masks (M, K, H, W) or integers (M, H, W).
         regions, labels: of test pictures.
         classes: number of classes. count: K.
+        oracle: also score a map for each test image, fitted on that image; its time grows with classes**K.
 
     Returns:
         {"map", "miou", "per_class_iou", "per_class_dice", "accuracy", "per_image_miou", "oracle_miou", "ari"}, plain
@@ -203,19 +245,21 @@ def score_regions(fit: Tensor, fit_labels: Tensor, regions: Tensor, labels: Tens
     regions = hard(regions)
     mapping = match_regions(hard(fit), fit_labels, classes, count=count)
     predicted = apply_map(regions, mapping)
-    oracle = apply_map(regions, match_each(regions, labels, classes, count=count))
     each = per_image_iou(predicted, labels, classes)
     overlap = iou(predicted, labels, classes)
-    return {
+    scores = {
         "map": mapping.tolist(),
         "miou": float(overlap.mean()),
         "per_class_iou": overlap.tolist(),
         "per_class_dice": dice(predicted, labels, classes).tolist(),
         "accuracy": accuracy(predicted, labels),
         "per_image_miou": float(each.nanmean(dim=1).mean()),
-        "oracle_miou": float(iou(oracle, labels, classes).mean()),
         "ari": float(torch.tensor([adjusted_rand_index(r, t) for r, t in zip(regions, labels, strict=True)]).mean()),
     }
+    if oracle:
+        own = apply_map(regions, match_each(regions, labels, classes, count=count))
+        scores["oracle_miou"] = float(iou(own, labels, classes).mean())
+    return scores
 
 
 # ---------------------------------------------------------------------- pieces

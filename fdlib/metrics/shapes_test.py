@@ -35,6 +35,8 @@ class ShapesTest:
     labels: Tensor
     fit: Tensor
     fit_labels: Tensor
+    fine: Tensor | None = None
+    """(N, size, size) the six labels of the renderer (``shapes3d.LABELS``) of ``images``."""
 
     @classmethod
     def render(cls, size: int = 32, count: int = 1000, fit: int = 500, layout: str = "plain") -> ShapesTest:
@@ -55,7 +57,7 @@ class ShapesTest:
             for seed, indices in enumerate((test[:count], train), start=1000)  # windows that no training set has
         ]
         (images, labels), (fit_images, fit_labels) = ((p.images(), coarse(p.labels(), "three")) for p in parts)
-        return cls(test[:count], images, labels, fit_images, fit_labels)
+        return cls(test[:count], images, labels, fit_images, fit_labels, parts[0].labels())
 
     def score(self, denoiser: FactorizedUNet, schedule: NoiseSchedule | None = None, t: int = TIME) -> dict:
         """Every number of ``metrics.segmentation.score_regions``, for the masks of ``denoiser.segment`` at noise t."""
@@ -69,9 +71,12 @@ class ShapesTest:
         found = (denoiser.segment(images.to(device), t, schedule=schedule) for images in (self.fit, self.images))
         return tuple(masks.cpu() for masks in found)
 
-    def score_masks(self, fit: Tensor, masks: Tensor, regions: int) -> dict:
-        """The same numbers for regions found in any way: soft masks (N, K, H, W) or integers (N, H, W)."""
-        return score_regions(fit, self.fit_labels, masks, self.labels, len(CLASSES), regions)
+    def score_masks(self, fit: Tensor, masks: Tensor, regions: int, oracle: bool = True) -> dict:
+        """The same numbers for regions found in any way: soft masks (N, K, H, W) or integers (N, H, W).
+
+        ``oracle=False`` leaves "oracle_miou" out, whose time grows with 3^K.
+        """
+        return score_regions(fit, self.fit_labels, masks, self.labels, len(CLASSES), regions, oracle)
 
     def baselines(self, regions: int) -> dict[str, dict]:
         """K-means on colours, random regions, and the partition of the frame that fits the training pictures best."""

@@ -11,8 +11,10 @@ from fdlib.metrics.segmentation import (
     accuracy,
     adjusted_rand_index,
     apply_map,
+    best_overlap,
     confusion,
     dice,
+    foreground_ari,
     hard,
     iou,
     match_each,
@@ -150,3 +152,29 @@ def test_ignored_pixels_count_nowhere():
 def test_bad_input_is_named(call, error, message):
     with pytest.raises(error, match=message):
         call()
+
+
+def test_foreground_ari_leaves_the_background_out():
+    labels = torch.tensor([[[0, 0, 1, 1, 2, 2]]])
+    regions = torch.tensor([[[5, 3, 1, 1, 0, 0]]])  # wrong on the background alone
+    assert foreground_ari(regions, labels, background=[0]) == 1 > adjusted_rand_index(regions, labels)
+    merged = torch.tensor([[[0, 0, 1, 1, 1, 1]]])
+    assert foreground_ari(merged, labels, background=[0]) == pytest.approx(0)
+    with pytest.raises(ValueError, match="nothing but background"):
+        foreground_ari(regions, labels, background=[0, 1, 2])
+
+
+def test_best_overlap_by_hand():
+    labels = torch.tensor([[[0, 0, 0, 1]], [[0, 0, 0, 0]]])
+    regions = torch.tensor([[[0, 0, 1, 1]], [[2, 2, 2, 1]]])
+    best = best_overlap(regions, labels, classes=2, count=3)
+    # image 0: part 0 has 3 pixels, region 0 holds 2 of them and nothing else: IoU 2/3; part 1: region 1 holds it and one more
+    assert best["iou"][0].tolist() == pytest.approx([2 / 3, 1 / 2]) and best["share"][0].tolist() == pytest.approx(
+        [2 / 3, 1]
+    )
+    assert best["region"][0].tolist() == [0, 1]
+    assert best["iou"][1, 0] == 0.75 and best["region"][1].tolist() == [2, -1]
+    assert best["iou"][1, 1].isnan() and best["share"][1, 1].isnan()
+    one_hot = torch.nn.functional.one_hot(regions, 3).permute(0, 3, 1, 2).float()
+    permuted = best_overlap(one_hot[:, [2, 0, 1]], labels, classes=2)
+    assert permuted["iou"].nan_to_num(-1).tolist() == best["iou"].nan_to_num(-1).tolist()

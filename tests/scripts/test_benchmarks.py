@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from fdlib.metrics.geometry import align_cameras, pose_errors
-from fdlib.metrics.segmentation import apply_map, iou
+from fdlib.metrics.segmentation import adjusted_rand_index, apply_map, iou
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -37,6 +37,20 @@ def test_emergence(tmp_path):
 
 
 @pytest.mark.slow
+def test_hierarchy(tmp_path):
+    done = run("benchmarks/hierarchy.py", "--seeds", 1, "--profile", "ci", "--test", 20, "--quiet", "--threads", 1,
+               "--json", tmp_path / "out.json", "--save", tmp_path / "leaves")  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    report = json.loads((tmp_path / "out.json").read_text())
+    assert [row["model"] for row in report["runs"]] == ["hierarchy 3 x 3", "flat K = 9", "flat K = 3"]
+    assert 2 < report["cost"]["flop_ratio"] < 5
+    saved = np.load(tmp_path / "leaves" / "hierarchy3x3-1.npz")
+    leaves, fine = (torch.from_numpy(saved[f"close_{name}"].astype(np.int64)) for name in ("leaves", "fine"))
+    again = torch.tensor([adjusted_rand_index(a, b) for a, b in zip(leaves, fine, strict=True)]).mean()
+    assert float(again) == pytest.approx(report["runs"][0]["close"]["ari"])
+
+
+@pytest.mark.slow
 def test_poses(tmp_path):
     done = run("benchmarks/poses.py", "--seeds", 3, "--profile", "ci", "--quiet", "--assignment", "minimum",
                "--json", tmp_path / "out.json", "--save", tmp_path / "poses", "--keep", tmp_path / "model")  # fmt: skip
@@ -54,7 +68,7 @@ def test_poses(tmp_path):
     assert (tmp_path / "model" / "model.safetensors").is_file()
 
 
-@pytest.mark.parametrize("script", ["emergence.py", "poses.py", "factorized_step.py"])
+@pytest.mark.parametrize("script", ["emergence.py", "hierarchy.py", "poses.py", "factorized_step.py"])
 def test_help(script):
     done = run(f"benchmarks/{script}", "--help")
     assert done.returncode == 0 and "--json" in done.stdout
