@@ -63,7 +63,9 @@ def recipe(overrides: dict[str, object]) -> Experiment:
     return experiment
 
 
-def run(experiment: Experiment, seed: int, test: ShapesTest, close: ShapesTest, progress: bool) -> tuple[dict, dict]:
+def run(
+    experiment: Experiment, seed: int, test: ShapesTest, close: ShapesTest, progress: bool, keep: Path | None
+) -> tuple[dict, dict]:
     """Train with one seed; the scores, and what they were computed from."""
     started = time.perf_counter()
     torch.manual_seed(seed)
@@ -71,6 +73,8 @@ def run(experiment: Experiment, seed: int, test: ShapesTest, close: ShapesTest, 
     experiment.training.seed = seed
     state = train(denoiser, experiment.objective(), experiment.data.build(32), experiment.training, progress=progress)
     seconds = time.perf_counter() - started
+    if keep:
+        state.ema.save_pretrained(keep / str(seed))
     fit, masks = test.segment(state.ema, experiment.objective().schedule)
     scores = test.score_masks(fit, masks, denoiser.regions)
     health = mask_health(masks)
@@ -107,6 +111,7 @@ def main() -> None:
     parser.add_argument("--threads", type=int, help="CPU threads (all)")
     parser.add_argument("--json", type=Path, help="where to write the results; results of other runs in it are kept")
     parser.add_argument("--save", type=Path, help="folder for masks and labels")
+    parser.add_argument("--keep", type=Path, help="folder for the models, one of each seed")
     parser.add_argument("--quiet", action="store_true", help="no progress bars")
     options = parser.parse_args()
     if options.threads:
@@ -137,7 +142,7 @@ def main() -> None:
     for name, scores in report["baselines"].items():
         print(f"{name:46} mIoU {scores['miou']:.3f}")
     for seed in options.seeds:
-        result, arrays = run(recipe(overrides), seed, test, close, progress=not options.quiet)
+        result, arrays = run(recipe(overrides), seed, test, close, not options.quiet, options.keep)
         report["runs"].append(result)
         each = " ".join(f"{x:.2f}" for x in result["per_class_iou"])
         print(

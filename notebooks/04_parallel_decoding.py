@@ -28,8 +28,8 @@
 #
 # | profile | time |
 # |---|---|
-# | `ci` | about 60 s |
-# | `laptop` | about 9 min |
+# | `ci` | about 45 s |
+# | `laptop` | about 8 min (estimated from its parts: one thread trains 9 min) |
 # | `gpu` | about 10 min (estimated, never timed on one) |
 #
 # **Before you start**: [chapter 3](03_mask_generator.ipynb).
@@ -191,10 +191,10 @@ margin = live["miou"] - start["miou"]
 assert margin > profile.pick(ci=0.05, laptop=0.2, gpu=0.2), f"training must bring the masks nearer to the classes: by {margin:.3f} only"
 
 # %% [markdown]
-# ## A longer training
+# ## One that went well
 #
-# The checkpoint that the course ships was trained longer with the same loss; its model card, `data/checkpoints/shapes32_regions/README.md`,
-# says how long, and what it scores.
+# Not every seed goes well: of four that we tried, one ended in stripes from left to right. The checkpoint that the course ships comes from the same
+# recipe and a seed that did go well; its model card, `data/checkpoints/shapes32_regions/README.md`, says how it was made and what it scores.
 
 # %%
 shipped = FactorizedUNet.from_pretrained(course.asset("shapes32_regions")).to(device)
@@ -228,8 +228,10 @@ assert scores["miou"] > baselines[kmeans]["miou"] + 0.2, "the masks must match t
 assert close_scores["miou"] > close_baselines[kmeans]["miou"] + 0.1, "through windows too"
 
 # %% [markdown]
-# Compare with closed eyes before you are impressed. Do the masks beat them on the official pictures? On the windows? We report what we measured, and
-# CLOSING
+# Compare with closed eyes before you are impressed. On the official pictures they still score a little more (.83 against .80 on 1 000 pictures), and
+# on the windows too (.53 against .50). The regions are there, nobody labelled them, and they carry over to pictures of the genuine
+# data set; but half of each mask is a pattern of the frame that does not move, and the object's pixels are shared. The experiments behind this are in
+# `benchmarks/emergence.md`. To make the masks *look*, on every seed, is an open problem of this course.
 #
 # The channels one by one. Which would you call "the object"? Are there pixels that two regions share?
 
@@ -305,7 +307,7 @@ strip = {
     "x0 so far": torch.stack([made.x0[i][0] for i in stages]),
     "its regions": viz.overlay_masks(torch.stack([made.x0[i][0] for i in stages]), torch.stack([made.steps[i][0] for i in stages]), 1.0),
 }
-viz.show_rows(strip, titles=[f"t = {made.times[i]}" for i in stages], caption="One picture on its way: first the layout, then the object")
+viz.show_rows(strip, titles=[f"t = {made.times[i]}" for i in stages], caption="One picture on its way")
 
 # %% [markdown]
 # ## Why an object may be given away
