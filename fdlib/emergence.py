@@ -20,6 +20,7 @@ from torch import Tensor
 from fdlib.training import TrainingState
 
 TAKES_ALL, UNUSED, GREY, FIXED = 0.95, 0.01, 0.9, 0.05
+SCALE = 3  # screen pixels a pixel of the live picture
 
 
 @dataclass(frozen=True)
@@ -110,6 +111,6 @@ class MaskWatch:
             from fdlib import viz, widgets  # drawing needs the course's packages, judging does not
 
             pictures = self.images[: self.show].cpu()
-            self.frames.append(viz.image_grid(viz.overlay_masks(pictures, masks[: self.show]), self.show))
+            self.frames.append(viz.image_grid(viz.overlay_masks(pictures, masks[: self.show], scale=SCALE), self.show))
             self._live = self._live or widgets.live_picture()
             self._live.update(self.frames[-1], f"step {state.step}: {self.history[-1][1]}")
