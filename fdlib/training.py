@@ -11,6 +11,8 @@ What a run leaves on disk, and how it goes on from there, is in ``fdlib.runs``.
 
 from __future__ import annotations
 
+import atexit
+import functools
 import math
 import signal
 import threading
@@ -281,12 +283,26 @@ def _accelerator(config: TrainingConfig, logs: Path | None) -> Accelerator:
     # accelerate keeps its settings for the life of the process and refuses others; a notebook may train twice
     if AcceleratorState._shared_state and AcceleratorState().mixed_precision != config.mixed_precision:
         AcceleratorState._reset_state()
-    return Accelerator(
+    accelerator = Accelerator(
         mixed_precision=config.mixed_precision,
         gradient_accumulation_steps=config.accumulate,
         log_with="tensorboard" if logs else None,
         project_dir=logs,
     )
+    if accelerator.num_processes > 1:
+        _leave_the_group_at_exit()
+    return accelerator
+
+
+@functools.cache
+def _leave_the_group_at_exit() -> None:
+    """Close the process group before Python ends: else its threads may still run then, and abort a run that succeeded."""
+
+    def leave() -> None:
+        if torch.distributed.is_initialized():
+            torch.distributed.destroy_process_group()
+
+    atexit.register(leave)
 
 
 def _ema(decay: float) -> Callable:
