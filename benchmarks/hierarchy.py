@@ -119,6 +119,12 @@ def cost(rounds: int = 9, batch: int = 16) -> dict:
     return {"flop_ratio": counted["tree"] / counted["flat"], "time_ratio": statistics.median(ratios)}
 
 
+def write(report: dict, file: Path | None) -> None:
+    if file:
+        with atomic_write(file) as path:
+            path.write_text(json.dumps(report, indent=1) + "\n")
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2], help="one run of each model for each")
@@ -168,12 +174,8 @@ def main() -> None:
                         file, indices=tests["plain"].indices.numpy(),
                         **{key: value.numpy().astype(np.uint8) for key, value in arrays.items()},
                     )  # fmt: skip
-            if options.json:  # after every model, so that an interrupted study keeps what it has
-                with atomic_write(options.json) as path:
-                    path.write_text(json.dumps(report, indent=1) + "\n")
-    if options.json and options.cost:
-        with atomic_write(options.json) as path:
-            path.write_text(json.dumps(report, indent=1) + "\n")
+            write(report, options.json)  # after every model, so that an interrupted study keeps what it has
+    write(report, options.json)
 
 
 if __name__ == "__main__":

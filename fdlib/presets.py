@@ -167,7 +167,9 @@ PRESETS: dict[str, tuple[str, Experiment]] = {
             _regions(),
             Data("shapes3d", layout="close"),
             Schedule(power=1.5),
-            TrainingConfig(steps=4_000, batch_size=16, learning_rate=2e-3, warmup=100, ema_decay=0.99, seed=3),
+            TrainingConfig(
+                steps=4_000, batch_size=16, learning_rate=2e-3, warmup=100, ema_decay=0.99, seed=3
+            ),  # it went well
         ),
     ),
     "hierarchy32": (

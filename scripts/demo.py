@@ -9,9 +9,8 @@ could do who knows the labels but does not look at the picture.
 
 from __future__ import annotations
 
-import copy
 import sys
-import time
+from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -36,12 +35,13 @@ def main(seed: int = 3, steps: int | None = None, test: int = 1000, out: Path = 
         test: pictures to score on, at most 10 000.
         out: where the picture goes.
     """
-    experiment = copy.deepcopy(PRESETS["regions32"][1])
-    config = experiment.training
-    config.seed = seed
-    config.steps = steps or course.profile().pick(ci=60, laptop=config.steps, gpu=20_000)
-    config.mixed_precision = course.precision()
-    config.__post_init__()
+    experiment = PRESETS["regions32"][1]
+    config = replace(
+        experiment.training,
+        seed=seed,
+        steps=steps or course.profile().pick(ci=60, laptop=experiment.training.steps, gpu=20_000),
+        mixed_precision=course.precision(),
+    )
 
     shapes = ShapesTest.render(32, count=test)
     dataset = experiment.data.build(32)
@@ -51,11 +51,8 @@ def main(seed: int = 3, steps: int | None = None, test: int = 1000, out: Path = 
     print(f"{denoiser.parameter_count:,} parameters, {K} regions, {len(dataset):,} rendered pictures without labels")
 
     watch = MaskWatch(dataset.images(slice(0, 64)), show=0)
-    started = time.perf_counter()
     state = train(denoiser, objective, dataset, config, callbacks=[watch], callback_every=max(1, config.steps // 8))
-    print(
-        f"trained {state.step} steps in {time.perf_counter() - started:.0f} s; masks of training pictures: {watch.history[-1][1]}"
-    )
+    print(f"trained {state.step} steps in {state.seconds:.0f} s; masks of training pictures: {watch.history[-1][1]}")
 
     fit, masks = shapes.segment(state.ema, objective.schedule)
     scores = shapes.score_masks(fit, masks, K)

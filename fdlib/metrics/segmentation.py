@@ -202,7 +202,7 @@ def foreground_ari(regions: Tensor, labels: Tensor, background: Sequence[int], i
 
 
 def best_overlap(regions: Tensor, labels: Tensor, classes: int, count: int | None = None, ignore: int = IGNORE) -> dict:
-    """How well *some* region fits each true part of each image, without any map (Arbelaez et al. 2011, "best overlap").
+    """How well *some* region fits each true part of each image, without any map (as in the covering of Arbelaez et al. 2011).
 
     Args:
         regions: soft masks (N, K, H, W), or integers (N, H, W) with ``count=K``.
