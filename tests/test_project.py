@@ -24,7 +24,7 @@ EXTRAS = PROJECT["optional-dependencies"]
 PYTHONS = ("3.11", "3.12", "3.13")
 TO_CONDA = {"torch": "pytorch"}  # pip's name -> conda-forge's, where they differ
 ONLY_CONDA = {"python", "pip", "pytorch3d"}
-IMPORTED_AS = {"scikit-learn": "sklearn", "pillow": "PIL", "huggingface-hub": "huggingface_hub", "pyyaml": "yaml"}
+IMPORTED_AS = {"opencv-python-headless": "cv2", "scikit-learn": "sklearn", "pillow": "PIL", "huggingface-hub": "huggingface_hub", "pyyaml": "yaml"}
 
 
 def requirements(*extras):
