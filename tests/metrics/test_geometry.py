@@ -385,3 +385,20 @@ def test_ssim_against_torchmetrics_itself():
     noisy = (image + 0.1 * torch.randn(image.shape, generator=generator)).clamp(0, 1)
     assert ssim(image, noisy, 1).shape == (3,) and (ssim(image, noisy, 1) < 1).all()
     close(ssim(image, image, 1), torch.ones(3), 1e-5)
+
+
+def test_lpips_against_torchmetrics_itself(tmp_path, monkeypatch):
+    """The real network; only its trunk's weights, which would be downloaded, are drawn at random and put where they belong."""
+    pytest.importorskip("torchmetrics")
+    models = pytest.importorskip("torchvision.models")
+    monkeypatch.setenv("TORCH_HOME", str(tmp_path))
+    torch.manual_seed(0)
+    name = Path(models.SqueezeNet1_1_Weights.IMAGENET1K_V1.url).name
+    (tmp_path / "hub" / "checkpoints").mkdir(parents=True)
+    torch.save(models.squeezenet1_1().state_dict(), tmp_path / "hub" / "checkpoints" / name)
+    image = torch.rand(2, 3, 64, 64, generator=torch.Generator().manual_seed(0))
+    noise = torch.randn(image.shape, generator=torch.Generator().manual_seed(1))
+    clean, little, much = (lpips((image + s * noise).clamp(0, 1), image, 1, "squeeze") for s in (0, 0.05, 0.3))
+    assert clean == pytest.approx(0, abs=1e-6) and 0 < little < much
+    other_range = lpips((image + 0.3 * noise).clamp(0, 1) * 2 - 1, image * 2 - 1, 2, "squeeze")
+    assert other_range == pytest.approx(much, rel=1e-4)
