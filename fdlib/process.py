@@ -93,6 +93,24 @@ def posterior(schedule: NoiseSchedule, x0: Tensor, x_t: Tensor, t: int, t_next: 
     return (v * a_next * x0 + r * s_next**2 * x_t) / s**2, v * s_next**2 / s**2
 
 
+# ---------------------------------------------------------------------- random numbers of a batch that is shared out
+
+
+def by_row(
+    draw: Callable[[int, torch.Generator | None], Tensor], rows: int, generator: torch.Generator | None
+) -> Tensor:
+    """``draw(rows, generator)``: random numbers for each image of a batch, (rows, ...), that do not depend on who computes it.
+
+    Where the training loop has cut the batch into parts, for several processes or to save memory, its generator knows which
+    rows of the whole batch these are (``fdlib.training.PartGenerator``). Then the numbers of the whole batch are drawn and its
+    own rows are taken, so that one process or eight, one part or four, see the same times and the same noise.
+    Draw with ``by_row`` in objectives and augmentations; other draws are independent in each part.
+    """
+    if getattr(generator, "rows", None) != rows:
+        return draw(rows, generator)
+    return draw(generator.total, generator.whole)[generator.first : generator.first + rows]
+
+
 # ---------------------------------------------------------------------- which t to train on
 
 TimestepDistribution = Callable[[int, int, torch.Generator | None, torch.device], Tensor]
@@ -100,7 +118,7 @@ TimestepDistribution = Callable[[int, int, torch.Generator | None, torch.device]
 
 def uniform_t(n: int, T: int, generator: torch.Generator | None = None, device: torch.device | str = "cpu") -> Tensor:
     """(n,) indices, each of 0 .. T-1 equally likely (thesis algorithm 1)."""
-    return torch.randint(T, (n,), generator=generator, device=device)
+    return by_row(lambda n, g: torch.randint(T, (n,), generator=g, device=device), n, generator)
 
 
 @dataclass(frozen=True)
@@ -112,7 +130,7 @@ class PowerT:
     def __call__(
         self, n: int, T: int, generator: torch.Generator | None = None, device: torch.device | str = "cpu"
     ) -> Tensor:
-        u = torch.rand(n, generator=generator, device=device)
+        u = by_row(lambda n, g: torch.rand(n, generator=g, device=device), n, generator)
         return (T * u**self.power).long().clamp(max=T - 1)
 
 
@@ -126,7 +144,7 @@ class LogitNormalT:
     def __call__(
         self, n: int, T: int, generator: torch.Generator | None = None, device: torch.device | str = "cpu"
     ) -> Tensor:
-        z = torch.randn(n, generator=generator, device=device)
+        z = by_row(lambda n, g: torch.randn(n, generator=g, device=device), n, generator)
         return (T * torch.sigmoid(self.mean + self.std * z)).long().clamp(max=T - 1)
 
 
@@ -158,7 +176,10 @@ class DenoisingObjective:
         x0 = batch_images(batch)
         check_images(x0, "the batch's images")
         t = self.timesteps(len(x0), self.schedule.T, generator, x0.device)
-        noise = torch.randn(x0.shape, generator=generator, device=x0.device, dtype=x0.dtype)
+        size = x0.shape[1:]
+        noise = by_row(
+            lambda n, g: torch.randn(n, *size, generator=g, device=x0.device, dtype=x0.dtype), len(x0), generator
+        )
         x_t = add_noise(self.schedule, x0, t, noise)
         prediction = denoiser(x_t, t, **{key: batch[key] for key in self.condition})
         target = convert(self.schedule, Prediction(noise=noise), x_t, t, self.quantity)

@@ -5,7 +5,9 @@ here: batches, averaged weights, warm-up, clipping, mixed precision, several pro
 checkpoints.
 
 Everything random in step n (which images, which t, which noise, dropout) is a function of (seed, n) alone. So a run that was
-killed and resumed from a checkpoint computes bit for bit what the undisturbed run would have computed.
+killed and resumed from a checkpoint computes bit for bit what the undisturbed run would have computed. And each image of a batch
+has its own random numbers (``process.by_row``), so the same batch gives the same step, up to rounding, on any number of processes
+and in any number of parts (but for dropout, whose masks differ).
 What a run leaves on disk, and how it goes on from there, is in ``fdlib.runs``.
 """
 
@@ -14,6 +16,7 @@ from __future__ import annotations
 import atexit
 import functools
 import math
+import os
 import signal
 import threading
 import time
@@ -231,7 +234,7 @@ def train(
                 for group, rate in zip(optimizer.param_groups, rates, strict=True):
                     group["lr"] = rate * factor
                 for part in range(config.accumulate):
-                    generator = _seed_everything(config.seed, state.step, part, accelerator)
+                    generator = _seed_everything(config, state.step, part, share, accelerator)
                     batch = _to(next(batches), accelerator.device)
                     batch = augment(batch, generator) if augment else batch
                     with accelerator.accumulate(network):
@@ -284,6 +287,8 @@ def _accelerator(config: TrainingConfig, logs: Path | None) -> Accelerator:
     if AcceleratorState._shared_state and AcceleratorState().mixed_precision != config.mixed_precision:
         AcceleratorState._reset_state()
     accelerator = Accelerator(
+        # several processes on CPUs: unasked, accelerate would let each of them train alone, all in one folder
+        cpu=int(os.environ.get("WORLD_SIZE", "1")) > 1 and not torch.accelerator.is_available(),
         mixed_precision=config.mixed_precision,
         gradient_accumulation_steps=config.accumulate,
         log_with="tensorboard" if logs else None,
@@ -380,11 +385,34 @@ def _to(batch: Any, device: torch.device) -> Any:
     return batch.to(device, non_blocking=True) if isinstance(batch, Tensor) else batch
 
 
-def _seed_everything(seed: int, step: int, part: int, accelerator: Accelerator) -> torch.Generator:
+class PartGenerator(torch.Generator):
+    """A generator of its own for one part of a batch, that also knows which rows of the whole batch these are.
+
+    ``whole`` is a generator seeded alike in every process and part; ``process.by_row`` draws from it for all ``total`` rows and
+    takes rows ``first`` to ``first + rows``.
+    """
+
+    def __new__(cls, device: torch.device, whole: torch.Generator, first: int, rows: int, total: int) -> PartGenerator:
+        generator = super().__new__(cls, device)
+        generator.whole, generator.first, generator.rows, generator.total = whole, first, rows, total
+        return generator
+
+
+def _seed_everything(
+    config: TrainingConfig, step: int, part: int, share: int, accelerator: Accelerator
+) -> torch.Generator:
     """A generator for this step, part and process; torch's own (dropout) is seeded alike."""
-    entropy = np.random.SeedSequence([seed, step, part, accelerator.process_index]).generate_state(1, np.uint64)[0]
-    torch.manual_seed(int(entropy >> np.uint64(1)))
-    return torch.Generator(accelerator.device).manual_seed(int(entropy >> np.uint64(1)))
+
+    def seed(*place: int) -> int:
+        return int(np.random.SeedSequence([config.seed, step, *place]).generate_state(1, np.uint64)[0] >> np.uint64(1))
+
+    own = seed(part, accelerator.process_index)
+    torch.manual_seed(own)
+    if share == config.batch_size:
+        return torch.Generator(accelerator.device).manual_seed(own)
+    whole = torch.Generator(accelerator.device).manual_seed(seed(0, 0))
+    first = (part * accelerator.num_processes + accelerator.process_index) * share
+    return PartGenerator(accelerator.device, whole, first, share, config.batch_size).manual_seed(own)
 
 
 def _call(callbacks: Sequence[Callable], state: TrainingState, denoiser: nn.Module) -> None:

@@ -17,6 +17,7 @@ import tyro
 
 from fdlib import samplers, viz
 from fdlib.presets import PRESETS, Experiment
+from fdlib.process import by_row
 from fdlib.schedule import time_grid
 from fdlib.training import TrainingDiverged, TrainingState, train
 
@@ -33,12 +34,18 @@ class Run(Experiment):
     """Write TensorBoard logs to the folder too."""
     sample_every: int = 2000
     """Steps between pictures of samples (samples.png in the folder)."""
+    samples: int = 32
+    """Pictures in samples.png."""
+    sample_steps: int = 25
+    """Solver steps for each."""
 
 
 def flip(batch: dict, generator: torch.Generator) -> dict:
     """Mirror each picture with probability 1/2."""
     images = batch["image"]
-    mirrored = torch.rand(len(images), 1, 1, 1, generator=generator, device=images.device) < 0.5
+    mirrored = (
+        by_row(lambda n, g: torch.rand(n, 1, 1, 1, generator=g, device=images.device), len(images), generator) < 0.5
+    )
     return {**batch, "image": torch.where(mirrored, images.flip(3), images)}
 
 
@@ -47,9 +54,11 @@ def main(run: Run) -> TrainingState:
     denoiser, objective = run.model.build(), run.objective()
     dataset = run.data.build(run.model.image_size)
     print(f"{denoiser.parameter_count:,} parameters, {len(dataset):,} pictures, run in {run.folder}")
-    noise = torch.randn(32, 3, denoiser.image_size, denoiser.image_size, generator=torch.Generator().manual_seed(0))
+    noise = torch.randn(
+        run.samples, 3, denoiser.image_size, denoiser.image_size, generator=torch.Generator().manual_seed(0)
+    )
 
-    grid = time_grid(objective.schedule.T, min(25, objective.schedule.T), power=2)
+    grid = time_grid(objective.schedule.T, min(run.sample_steps, objective.schedule.T), power=2)
 
     def picture(state: TrainingState) -> None:
         device = next(state.ema.parameters()).device
