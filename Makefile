@@ -15,7 +15,7 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.fdlib-installed
 NOTEBOOKS := $(sort $(wildcard notebooks/[0-9]*.ipynb))
 
-.PHONY: help install lab demo test quick notebooks sync registry lint format lock clean
+.PHONY: help install lab demo test quick notebooks sync exercises registry lint format lock clean
 
 help:  ## this list
 	@echo "fdlib: a course on diffusion models. Start with:  make lab"
@@ -41,7 +41,7 @@ $(STAMP): requirements.lock pyproject.toml
 	@touch $(STAMP)
 
 lab: $(STAMP)  ## open the course in JupyterLab (sets up .venv the first time)
-	$(BIN)/python -m jupyter lab --ServerApp.root_dir=notebooks $(if $(wildcard notebooks/00_welcome.ipynb),--LabApp.default_url=/lab/tree/00_welcome.ipynb) $(LAB_ARGS)
+	$(BIN)/python -m jupyter lab --ServerApp.root_dir=. $(if $(wildcard notebooks/00_welcome.ipynb),--LabApp.default_url=/lab/tree/notebooks/00_welcome.ipynb) $(LAB_ARGS)
 
 demo: $(STAMP)  ## train regions on rendered pictures, print the scores, draw build/demo.png: the proof without a browser
 	$(BIN)/python scripts/demo.py $(DEMO_ARGS)
@@ -63,6 +63,9 @@ notebooks: $(STAMP)  ## run every notebook in PROFILE, write build/notebooks/*.h
 
 sync: $(STAMP)  ## make each notebook from its .py: first cell, no outputs, stable ids
 	@$(BIN)/python -m fdlib.course sync
+
+exercises: $(STAMP)  ## make the students' notebooks from solutions/
+	@$(BIN)/python -m fdlib.course exercises
 
 registry: $(STAMP)  ## re-write data/registry.json after files in data/ changed
 	@$(BIN)/python -m fdlib.course registry

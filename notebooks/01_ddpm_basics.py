@@ -837,6 +837,8 @@ assert ode_gap < ddim_gap, "with many questions, the better rule pays"
 #
 # ## Exercises
 #
+# Exercises that check your answers are in [their own notebook](../exercises/01_ddpm_basics.ipynb). These go further:
+#
 # 1. **By hand.** Section 5 checked numerically that putting $\hat x_0 = (x_t - s_t\hat\epsilon)/a_t$ into the posterior's
 #    mean gives equation 2.9. Do it with pen and paper. (You need $\alpha_t s_{t-1}^2 + \beta_t = s_t^2$ once.)
 # 2. **Fewer steps.** Run `samplers.ddpm(face, schedule, x_T, steps=k)` for k = 1000, 100, 30, 10, once with

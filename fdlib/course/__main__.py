@@ -1,4 +1,4 @@
-"""The course's own chores: `python -m fdlib.course sync` (pairs of notebooks) and `… registry` (data/registry.json)."""
+"""The course's own chores: `python -m fdlib.course` sync (pairs of notebooks), exercises, badges, site, registry."""
 
 import argparse
 import sys
@@ -13,10 +13,14 @@ def main(arguments: list[str] | None = None) -> int:
     commands = parser.add_subparsers(dest="command", required=True)
     pairs = commands.add_parser("sync", help="make each notebook from its script: first cell, no outputs, stable ids")
     pairs.add_argument("folders", nargs="*", type=Path, default=[root / "notebooks"])
-    pairs.add_argument(
-        "--from", dest="source", choices=("py", "ipynb"), default="py", help="which half holds the truth"
-    )
-    pairs.add_argument("--check", action="store_true", help="change nothing, fail if something would change")
+    tasks = commands.add_parser("exercises", help="make exercises/ from solutions/, by nbgrader's preprocessors")
+    tasks.add_argument("--solutions", type=Path, default=root / "solutions")
+    tasks.add_argument("--exercises", type=Path, default=root / "exercises")
+    for half in (pairs, tasks):
+        half.add_argument(
+            "--from", dest="source", choices=("py", "ipynb"), default="py", help="which half is the source"
+        )
+        half.add_argument("--check", action="store_true", help="change nothing, fail if something would change")
     register = commands.add_parser("registry", help="re-write data/registry.json from the files in data/")
     register.add_argument("--data", type=Path, default=root / "data")
     options = parser.parse_args(arguments)
@@ -27,17 +31,22 @@ def main(arguments: list[str] | None = None) -> int:
         print("data/registry.json", "re-written" if update_registry(options.data) else "is up to date")
         return 0
 
-    from fdlib.course.notebooks import sync
-
     try:
-        changed = [path for folder in options.folders for path in sync(folder, options.source, options.check)]
-    except RuntimeError as error:
+        if options.command == "exercises":
+            from fdlib.course.exercises import build
+
+            changed = build(options.solutions, options.exercises, options.source, options.check)
+        else:
+            from fdlib.course.notebooks import sync
+
+            changed = [path for folder in options.folders for path in sync(folder, options.source, options.check)]
+    except (RuntimeError, ValueError) as error:
         print(error, file=sys.stderr)
         return 1
     for path in changed:
         print("differs:" if options.check else "wrote", path)
     if not changed:
-        print("All pairs are in sync.")
+        print("All exercises are up to date." if options.command == "exercises" else "All pairs are in sync.")
     return 1 if changed and options.check else 0
 
 

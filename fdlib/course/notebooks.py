@@ -10,6 +10,7 @@ from __future__ import annotations
 import hashlib
 import os
 from collections import Counter
+from collections.abc import Callable
 from pathlib import Path
 from typing import Literal
 
@@ -42,16 +43,24 @@ def from_script(text: str) -> NotebookNode:
 
 def canonical(notebook: NotebookNode) -> NotebookNode:
     """A new notebook with the same cells: stamped, stripped, with reproducible ids and metadata."""
-    cells, seen = [], Counter()
-    for cell in _stamped(notebook.cells):
+    cells, stamped = [], _stamped(notebook.cells)
+    for cell, cell_id in zip(stamped, cell_ids(stamped)):
         kept = {key: cell.metadata[key] for key in KEPT_CELL_METADATA if key in cell.metadata}
-        digest = hashlib.sha1(f"{cell.cell_type}\n{cell.source}".encode()).hexdigest()[:8]
-        new = {"cell_type": cell.cell_type, "id": f"{digest}-{seen[digest]}", "metadata": kept, "source": cell.source}
+        new = {"cell_type": cell.cell_type, "id": cell_id, "metadata": kept, "source": cell.source}
         if cell.cell_type == "code":
             new |= {"execution_count": None, "outputs": []}
-        seen[digest] += 1
         cells.append(NotebookNode(new))
     return nbformat.from_dict({"cells": cells, "metadata": NOTEBOOK_METADATA, "nbformat": 4, "nbformat_minor": 5})
+
+
+def cell_ids(cells: list[NotebookNode]) -> list[str]:
+    """Ids that depend on nothing but the cells' text and order."""
+    ids, seen = [], Counter()
+    for cell in cells:
+        digest = hashlib.sha1(f"{cell.cell_type}\n{cell.source}".encode()).hexdigest()[:8]
+        ids.append(f"{digest}-{seen[digest]}")
+        seen[digest] += 1
+    return ids
 
 
 def to_script(notebook: NotebookNode) -> str:
@@ -65,13 +74,19 @@ def to_ipynb(notebook: NotebookNode) -> str:
     return nbformat.writes(notebook).rstrip("\n") + "\n"
 
 
-def sync(folder: Path, source: Literal["py", "ipynb"] = "py", check: bool = False) -> list[Path]:
+def sync(
+    folder: Path,
+    source: Literal["py", "ipynb"] = "py",
+    check: bool = False,
+    finish: Callable[[NotebookNode], NotebookNode] = lambda notebook: notebook,
+) -> list[Path]:
     """Bring each pair in `folder` into its canonical shape; returns the files that changed (or, with `check`, would).
 
     Args:
         folder: where the notebooks are.
         source: which half of a pair holds the truth. A notebook without its script is always its own source.
         check: change nothing.
+        finish: a last touch to each canonical notebook.
 
     Raises:
         RuntimeError: a notebook was edited after its script and `source` is "py": the edits would be lost.
@@ -86,6 +101,7 @@ def sync(folder: Path, source: Literal["py", "ipynb"] = "py", check: bool = Fals
             content = from_script(script.read_text(encoding="utf-8"))
         else:
             content = canonical(nbformat.reads(notebook.read_text(encoding="utf-8"), as_version=4))
+        content = finish(content)
         for path, text in ((script, to_script(content)), (notebook, to_ipynb(content))):
             if path.exists() and path.read_text(encoding="utf-8") == text:
                 continue
