@@ -16,6 +16,7 @@ The network is tiny: what is tested is the loop, the files and the processes. Ex
 from __future__ import annotations
 
 import argparse
+import contextlib
 import json
 import os
 import platform
@@ -76,10 +77,8 @@ def log_of(folder: Path) -> list[dict]:
     file = folder / "log.jsonl"
     rows = []
     for line in file.read_text().splitlines() if file.is_file() else []:
-        try:
+        with contextlib.suppress(ValueError):  # the line that is being written
             rows.append(json.loads(line))
-        except ValueError:
-            pass  # the line that is being written
     return rows
 
 

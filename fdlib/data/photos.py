@@ -1,6 +1,6 @@
 """Photographs as data sets: any folder of pictures, or an array of them.
 
-Both give ``{"image": float (3, H, W) in [-1, 1], "index": int}``:
+Both give ``{"image": float (3, H, W) in [-1, 1], "index": int}``, and "label" where there are classes:
 
     ImageFolder("holiday/", size=64)                          # every readable picture below the folder
     ArrayImages.from_file("flowers17_64.npz", key="images")   # uint8 (N, H, W, 3) in a file
@@ -16,23 +16,21 @@ import warnings
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import Any, get_args
 
 import numpy as np
 import torch
-from PIL import Image, ImageOps
+from PIL import Image
 from torch import Tensor
 from torch.utils.data import Dataset
 from tqdm.auto import tqdm
 
+from fdlib.data.pictures import Crop, open_picture
 from fdlib.denoiser import check_images
 from fdlib.files import atomic_write, cache_folder, sha256
 from fdlib.images import from_uint8
 
-Crop = Literal["centre", "stretch", "pad"]
-
 CACHE_FORMAT = 1  # raise it when decoding changes, so that older caches are not used
-EXTERNAL_FORMATS = {"EPS", "WMF"}  # Pillow draws these with another program, which a folder of photos must not start
 
 
 class ArrayImages(Dataset):
@@ -40,14 +38,21 @@ class ArrayImages(Dataset):
 
     Args:
         images: uint8 (N, H, W, 3), array or tensor; or float tensor (N, 3, H, W) in [-1, 1].
+        labels: (N,) a class number for each, if there are any: what a conditional model is trained with.
 
     Raises:
-        TypeError, ValueError: another dtype, shape or range, or no image at all.
+        TypeError, ValueError: another dtype, shape or range, or no image at all; labels of another number.
     """
 
-    def __init__(self, images: np.ndarray | Tensor):
+    labels: Tensor | None = None
+
+    def __init__(self, images: np.ndarray | Tensor, labels: np.ndarray | Tensor | None = None):
         self._mapped: Path | None = None
         self.images = _check_array(images)
+        if labels is not None:
+            self.labels = torch.as_tensor(np.array(labels), dtype=torch.int64)
+            if self.labels.shape != (len(self.images),):
+                raise ValueError(f"labels must be ({len(self.images)},), one an image, got {tuple(self.labels.shape)}")
 
     @classmethod
     def from_file(cls, path: str | os.PathLike[str], key: str = "images") -> ArrayImages:
@@ -91,19 +96,19 @@ class ArrayImages(Dataset):
     def __getitems__(self, indices: Sequence[int]) -> list[dict[str, Any]]:
         """The samples of a batch, converted together; torch's DataLoader calls this and collates the list."""
         batch = self.batch(indices)
-        pairs = zip(batch["image"], batch["index"].tolist())
-        return [{"image": image, "index": index} for image, index in pairs]
+        batch["index"] = batch["index"].tolist()
+        return [dict(zip(batch, row)) for row in zip(*batch.values())]
 
     def batch(self, indices: Sequence[int] | Tensor) -> dict[str, Tensor]:
-        """{"image": (B, 3, H, W) float in [-1, 1], "index": (B,) int64}, without the detour through single samples."""
+        """{"image": (B, 3, H, W) float in [-1, 1], "index": (B,) int64, "label" (B,)}, without the detour through samples."""
         index = torch.as_tensor(indices, dtype=torch.int64)
         outside = (index < -len(self)) | (index >= len(self))
         if outside.any():
             raise IndexError(f"index {int(index[outside][0])} is out of range for {len(self)} images")
         index = index % len(self)
-        if isinstance(self.images, Tensor):
-            return {"image": self.images[index], "index": index}
-        return {"image": from_uint8(self.images[index.numpy()]), "index": index}
+        found = self.images[index] if isinstance(self.images, Tensor) else from_uint8(self.images[index.numpy()])
+        named = {} if self.labels is None else {"label": self.labels[index]}
+        return {"image": found, "index": index, **named}
 
     def __getstate__(self) -> dict[str, Any]:
         """Hand DataLoader workers the name of a mapped file instead of its contents."""
@@ -185,64 +190,6 @@ class ImageFolder(ArrayImages):
 
     def __repr__(self) -> str:
         return f"ImageFolder({str(self.folder)!r}, size={self.size}, crop={self.crop!r}): {len(self)} images"
-
-
-def open_picture(path: str | os.PathLike[str], size: int = 64, crop: Crop = "centre") -> np.ndarray:
-    """One picture as uint8 RGB (size, size, 3); see `ImageFolder` for what is done to it.
-
-    Raises:
-        Whatever Pillow raises for a file that is no picture or a damaged one: OSError, ValueError, SyntaxError, …
-    """
-    Image.init()
-    with Image.open(path, formats=[name for name in Image.OPEN if name not in EXTERNAL_FORMATS]) as image:
-        limit = Image.MAX_IMAGE_PIXELS
-        if limit is not None and image.width * image.height > limit:
-            raise ValueError(f"{image.width}x{image.height} pixels are more than PIL.Image.MAX_IMAGE_PIXELS = {limit}")
-        image.draft(None, (3 * size, 3 * size))  # a JPEG is decoded at 1/2, 1/4 or 1/8 of its size where that is enough
-        image.load()
-        picture = _as_rgb(_upright(image))
-    width, height = picture.size
-    filter_, gap = Image.Resampling.LANCZOS, 3.0
-    if crop == "centre":
-        side = min(width, height)
-        left, top = (width - side) / 2, (height - side) / 2
-        box = (left, top, left + side, top + side)
-        picture = picture.resize((size, size), filter_, box=box, reducing_gap=gap)
-    elif crop == "stretch":
-        picture = picture.resize((size, size), filter_, reducing_gap=gap)
-    else:
-        scale = size / max(width, height)
-        inner = (max(1, round(width * scale)), max(1, round(height * scale)))
-        whole = Image.new("RGB", (size, size), "white")
-        whole.paste(picture.resize(inner, filter_, reducing_gap=gap), ((size - inner[0]) // 2, (size - inner[1]) // 2))
-        picture = whole
-    return np.asarray(picture)
-
-
-def _upright(image: Image.Image) -> Image.Image:
-    """Turn and mirror the picture as its EXIF orientation says."""
-    try:
-        return ImageOps.exif_transpose(image)
-    except Exception:  # damaged EXIF data beside sound pixels: Pillow's parser raises many kinds
-        return image
-
-
-def _as_rgb(image: Image.Image) -> Image.Image:
-    """Any mode of Pillow to 8-bit RGB, transparency on white."""
-    if image.mode == "I" or image.mode.startswith("I;16"):
-        values = np.asarray(image).astype(np.int64)  # convert("L") would clip at 255 and give white
-        if values.min() < 0 or values.max() > 65535:
-            raise ValueError(f"integer pixels {values.min()} .. {values.max()} do not fit 16 bits")
-        image = Image.fromarray(((values + 128) // 257).astype(np.uint8))
-    elif image.mode == "F":
-        values = np.asarray(image)
-        if not (values.min() >= 0 and values.max() <= 1):
-            raise ValueError(f"float pixels {values.min():g} .. {values.max():g} are not in [0, 1]")
-        image = Image.fromarray((values * 255).round().astype(np.uint8))
-    elif image.has_transparency_data:
-        white = Image.new("RGBA", image.size, "white")
-        image = Image.alpha_composite(white, image.convert("RGBA"))
-    return image.convert("RGB")
 
 
 # ---------------------------------------------------------------------- finding and decoding
