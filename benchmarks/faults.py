@@ -150,13 +150,17 @@ def kills(at: Path, options: argparse.Namespace) -> dict:
     draw = random.Random(options.seed)
     calm, folder, steps = at / "undisturbed", at / "killed", max(60, 12 * options.kills)
     began = time.monotonic()
-    must_finish(command(calm, steps))
-    whole = time.monotonic() - began
+    process = start(command(calm, steps))
+    wait_for_step(process, calm, 1)
+    start_up = time.monotonic() - began
+    output, _ = process.communicate(timeout=START_UP_S)
+    if process.returncode:
+        raise RuntimeError(f"the undisturbed run ended with {process.returncode}:\n{output[-3000:]}")
     moments, writing = [], 0
     for i in range(options.kills):
         process = start(command(folder, steps))
         if i % 5 == 4:  # wherever that is: importing, loading the checkpoint, the first steps
-            time.sleep(draw.uniform(0, whole / 2))
+            time.sleep(draw.uniform(0, start_up))
         else:
             low = step_of(folder)
             high = max(low + 2, steps * (i + 1) // (options.kills + 1))

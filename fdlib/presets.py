@@ -1,144 +1,23 @@
-"""Whole experiments by name: architecture, schedule, data and training in one typed object.
+"""Whole experiments by name: the course's own, and (from ``fdlib.thesis``) the thesis's at full scale and at a laptop's.
 
 ``scripts/train.py`` runs them from the command line, where every field can be overridden. Shipped checkpoints were made by
-the preset of their name.
+the preset of their name. What an experiment consists of is in ``fdlib.experiments``.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, field
-from pathlib import Path
+from dataclasses import dataclass
 from typing import Literal
 
 import torch
-from torch.utils.data import Dataset
 
-from fdlib.factorized import FactorizedUNet
-from fdlib.hierarchical import HierarchicalUNet
+from fdlib.experiments import Architecture, Data, Experiment, SceneExperiment, Schedule
 from fdlib.pose import PoseDenoiser, PoseObjective, parameter_groups
-from fdlib.process import DenoisingObjective, PowerT, uniform_t
+from fdlib.process import PowerT
 from fdlib.schedule import NoiseSchedule
+from fdlib.thesis import LAPTOP, PICTURES, SCENE_LAPTOP, THESIS_SCENES
 from fdlib.training import TrainingConfig
-from fdlib.unet import UNet
-
-
-@dataclass
-class Architecture:
-    """The arguments of ``fdlib.unet.UNet`` and, where there are regions, of ``FactorizedUNet`` or ``HierarchicalUNet``."""
-
-    image_size: int = 64
-    """Height and width in pixels."""
-    channels: int = 128
-    """C, the width of the first stage."""
-    multipliers: tuple[int, ...] = (1, 2, 3, 4)
-    """Width of each stage in units of C."""
-    blocks: int = 3
-    """Residual blocks in each stage."""
-    attention: tuple[int, ...] = (16,)
-    """Feature-map sizes with self-attention."""
-    heads: int = 1
-    """Attention heads."""
-    fold: int = 1
-    """2 folds 2x2 pixels into channels at the stem (for CPUs)."""
-    dropout: float = 0.0
-    """Between the convolutions of a block."""
-    predicts: Literal["noise", "x0", "velocity"] = "noise"
-    """What the network's output means."""
-    regions: int | tuple[int, ...] = 0
-    """K, the region masks of the bottleneck; 0 is the plain U-Net; several numbers, one a level, make masks within masks."""
-    decoding: Literal["parallel", "concat", "mask_mid", "unshared"] = "parallel"
-    """How masks enter the decoder: the thesis's way, or one of its ablations."""
-    mask_resize: Literal["area", "bilinear", "nearest"] = "area"
-    """How masks are brought to the skips' resolutions."""
-    mask_upsample: Literal["bilinear", "shuffle"] = "bilinear"
-    """How a folded network's mask logits become pixels."""
-
-    def build(self) -> UNet | HierarchicalUNet:
-        if isinstance(self.regions, tuple):
-            return HierarchicalUNet(**asdict(self), depth=len(self.regions))
-        if self.regions:
-            return FactorizedUNet(**asdict(self))
-        masks = ("regions", "decoding", "mask_resize", "mask_upsample")
-        return UNet(**{name: value for name, value in asdict(self).items() if name not in masks})
-
-
-@dataclass
-class Schedule:
-    """The noise schedule and the times to train on."""
-
-    kind: Literal["linear", "cosine"] = "linear"
-    """Ho et al. 2020, or Nichol and Dhariwal 2021."""
-    T: int = 1000
-    """Number of times."""
-    rescale: bool = False
-    """Linear only: scale the betas so that any T ends in noise."""
-    power: float = 1.0
-    """Times are drawn as T u^power: 1 is uniform, more prefers low noise."""
-
-    def build(self) -> NoiseSchedule:
-        return (
-            NoiseSchedule.linear(self.T, rescale=self.rescale)
-            if self.kind == "linear"
-            else NoiseSchedule.cosine(self.T)
-        )
-
-
-@dataclass
-class Data:
-    """Where the pictures come from."""
-
-    source: Literal["shapes3d", "photos"] = "photos"
-    """Rendered 3D Shapes (or the official file), or any folder of pictures or .npz array of them."""
-    path: Path | None = None
-    """The folder, .npz or .npy of photos; for shapes3d the official 3dshapes.h5 (rendered when absent)."""
-    key: str = "images"
-    """The array's name inside an .npz file."""
-    count: int = 20_000
-    """shapes3d: pictures to render."""
-    seed: int = 0
-    """shapes3d: which of the 480 000 combinations."""
-    layout: Literal["plain", "varied", "close"] = "plain"
-    """shapes3d: the official camera; or a window of its frame, different in every picture, anywhere or near the object."""
-    zoom: tuple[float, float] | None = None
-    """shapes3d, varied or close: the windows' smallest and largest width, of the frame's; by default (.55, 1) or (.3, 1)."""
-    flip: bool = False
-    """Mirror half of the pictures at random."""
-
-    def build(self, image_size: int) -> Dataset:
-        if self.source == "shapes3d":
-            from fdlib.data.shapes3d import Shapes3D, close_layout, random_layout, split_indices
-
-            train, _ = split_indices(train=self.count, test=10_000, seed=self.seed)
-            layout = "plain"
-            if self.layout != "plain":
-                draw = {"varied": random_layout, "close": close_layout}[self.layout]
-                windows = {"zoom": self.zoom} if self.zoom else {}
-                layout = draw(len(train), torch.Generator().manual_seed(self.seed), **windows)
-            return Shapes3D(size=image_size, indices=train, layout=layout, source=self.path or "rendered")
-        if self.path is None:
-            raise ValueError(
-                "data.path is missing: pass --data.path with a folder of pictures, or an .npz or .npy array of them"
-            )
-        from fdlib.data.photos import ArrayImages, ImageFolder
-
-        if self.path.suffix in (".npz", ".npy"):
-            return ArrayImages.from_file(self.path, key=self.key)
-        return ImageFolder(self.path, size=image_size)
-
-
-@dataclass
-class Experiment:
-    """All that one training run needs."""
-
-    model: Architecture = field(default_factory=Architecture)
-    data: Data = field(default_factory=Data)
-    schedule: Schedule = field(default_factory=Schedule)
-    training: TrainingConfig = field(default_factory=TrainingConfig)
-
-    def objective(self) -> DenoisingObjective:
-        timesteps = uniform_t if self.schedule.power == 1 else PowerT(self.schedule.power)
-        return DenoisingObjective(self.schedule.build(), timesteps)
 
 
 def _small(image_size: int, multipliers: Sequence[int], attention: Sequence[int]) -> Architecture:
@@ -192,16 +71,12 @@ PRESETS: dict[str, tuple[str, Experiment]] = {
             ),
         ),
     ),
-    "flower64": (
-        "Thesis 2.4 at 64 px (Flower): 8 GPUs, 50 000 steps. The plain U-Net, its baseline.",
-        Experiment(
-            Architecture(64),
-            Data("photos"),
-            Schedule(),
-            TrainingConfig(steps=50_000, batch_size=128, learning_rate=1e-4, ema_decay=0.9999, save_every=5000),
-        ),
-    ),
+    **LAPTOP,
+    **PICTURES,
 }
+
+SCENES: dict[str, tuple[str, SceneExperiment]] = {**SCENE_LAPTOP, **THESIS_SCENES}
+"""Pose denoisers of one scene each: the thesis's chapter 3."""
 
 
 # ---------------------------------------------------------------------- poses
@@ -245,6 +120,10 @@ class PoseExperiment:
     """Show the encoder the clean view: the autoencoder of thesis 3.4.5."""
     per_view: bool = False
     """NeRF--: trainable cameras for every view in place of the encoder."""
+    channels: int = 16
+    """Of the encoder's first stage."""
+    multipliers: tuple[int, ...] = (1, 2, 4)
+    """Of the encoder's stages: each halves the view, so a larger view wants one more."""
     power: float = 2.0
     """Times are drawn as T u^power: 1 is uniform; more prefers low noise, at which a view's camera can be told."""
     T: int = 100
@@ -269,6 +148,8 @@ class PoseExperiment:
             resolution=self.resolution,
             bound=views.bound or 1.0,
             samples=self.samples,
+            channels=self.channels,
+            multipliers=self.multipliers,
             views=len(views) if self.per_view else 0,
         )
 
@@ -308,3 +189,11 @@ POSES = {
     "nerf--": PoseExperiment(candidates=1, per_view=True, encoder_rate=1e-2),
 }
 """The method of chapter 10 and what it is compared with, at the same length and scene."""
+
+
+LEGO = {
+    32: PoseExperiment(steps=3000, candidates=12),
+    64: PoseExperiment(steps=6000, candidates=12, resolution=64, blur=3.0, multipliers=(1, 2, 4, 4)),
+    128: PoseExperiment(steps=60_000, candidates=12, resolution=96, blur=4.5, samples=48, multipliers=(1, 2, 2, 4, 4)),
+}
+"""NeRF's synthetic Lego, unknown cameras over the half sphere (thesis 3.4: 12 candidates), by size: ``benchmarks/lego.py``."""

@@ -113,7 +113,7 @@ class RunFolder:
     def _compare(self) -> None:
         file = self.folder / "config.json"
         saved = json.loads(file.read_text()) if file.is_file() else {}
-        old, new = _flatten(saved), _flatten(self.settings)
+        old, new = flatten(saved), flatten(self.settings)
         rate_needs = {"steps"} if old.get("training.decay") == "cosine" else set()
         may_change = MAY_CHANGE - rate_needs
         differing = [
@@ -145,11 +145,12 @@ class RunFolder:
         state.step, state.seconds, state.history[:] = content["step"], content["seconds"], content["history"]
 
 
-def _flatten(tree: Any, prefix: str = "") -> dict[str, Any]:
+def flatten(tree: Any, prefix: str = "") -> dict[str, Any]:
+    """Nested settings as one level, by dotted names."""
     if not isinstance(tree, Mapping):
         return {prefix: tree}
     return {
         k: v
         for key, value in tree.items()
-        for k, v in _flatten(value, f"{prefix}.{key}" if prefix else str(key)).items()
+        for k, v in flatten(value, f"{prefix}.{key}" if prefix else str(key)).items()
     }
