@@ -497,6 +497,8 @@ widgets.slider_gallery([x0 for _, x0 in guesses], labels=[f"t = {t}" for t, _ in
 #
 # ## Exercises
 #
+# Exercises that check your answers are in [their own notebook](../exercises/02_unet_and_sampling.ipynb). These go further:
+#
 # 1. *(warm-up)* The loss curve is nearly flat for the second half of training, yet the samples keep improving. Which part of
 #    the plot "loss at t" explains it?
 # 2. Where do two DDPM runs from the same $x_T$ part? Store `step.x0` in a callback for two generators and plot their distance over $t$.

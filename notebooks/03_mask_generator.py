@@ -314,6 +314,8 @@ viz.show_rows(rows, caption="Training pictures, and the masks after a very short
 #
 # ## Exercises
 #
+# Exercises that check your answers are in [their own notebook](../exercises/03_mask_generator.ipynb). These go further:
+#
 # 1. *(warm-up)* Why does equation 2.7 need no division by $\sum_k m_k$?
 # 2. The derivation above uses that the branches share the decoder *and* that masks are equal at every pixel. Which of the two can you weaken? Try masks that are
 #    constant over the picture but differ between regions: $m = (.5, .3, .2)$ everywhere. Predict the gradient, then measure it.

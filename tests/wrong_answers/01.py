@@ -42,8 +42,11 @@ WRONG = {
         ("width of the bell", "needed.square()", "(s * needed).square()"),
         ("lack the 1/2", "-0.5 * needed", "-needed"),
         ("data themselves", "-0.5 * needed.square()", "-0.5 * ((x_t[:, None] - data) / s).square()"),
-        ("nan", "torch.softmax(-0.5 * needed.square().sum(-1), dim=1)",
-         "torch.exp(-0.5 * needed.square().sum(-1)); weights = weights / weights.sum(1, keepdim=True)"),
+        (
+            "nan",
+            "torch.softmax(-0.5 * needed.square().sum(-1), dim=1)",
+            "torch.exp(-0.5 * needed.square().sum(-1)); weights = weights / weights.sum(1, keepdim=True)",
+        ),
     ],
     "rotate": [
         ("wrong way", "angle[t_next] - angle[t]", "angle[t] - angle[t_next]"),
