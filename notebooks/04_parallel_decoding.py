@@ -369,6 +369,8 @@ widgets.photo_upload(lambda image: viz.show_rows({
 #
 # ## Exercises
 #
+# Exercises that check your answers are in [their own notebook](../exercises/04_parallel_decoding.ipynb). These go further:
+#
 # 1. *(warm-up)* With three regions and 1000 pictures, what mIoU has a model that puts every pixel into one region? Compute it from the class shares first.
 # 2. The map from region to class is fitted on 500 training pictures. How much does the score change if you fit it on 5? Draw 20 such sets and show the spread.
 # 3. A region that is a fixed stripe has `variation` near 0. Construct masks that are perfectly right, and whose variation is small all the same. What does that say about
