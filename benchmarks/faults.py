@@ -206,7 +206,16 @@ def worker(at: Path, options: argparse.Namespace) -> dict:
     victims = sorted(int(pid) for pid in children.split())
     os.kill(victims[-1], signal.SIGKILL)
     reached = step_of(folder)
-    output, _ = process.communicate(timeout=START_UP_S)
+    try:
+        output, _ = process.communicate(timeout=START_UP_S)
+    except subprocess.TimeoutExpired:
+        process.terminate()
+        return {
+            "workers": len(victims),
+            "killed_at_step": reached,
+            "passed": False,
+            "why": "the restarted workers hang",
+        }
     done = process.returncode == 0 and step_of(folder) == 50
     differing = differences(calm, folder) if done else [output[-1500:]]
     return {

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import json
 import os
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -25,7 +25,7 @@ from fdlib.files import atomic_write
 from fdlib.hierarchical import HierarchicalUNet
 from fdlib.pose import PoseDenoiser, PoseObjective, parameter_groups
 from fdlib.process import DenoisingObjective, PowerT, uniform_t
-from fdlib.runs import flatten
+from fdlib.runs import refuse_other_settings
 from fdlib.schedule import NoiseSchedule
 from fdlib.training import TrainingConfig
 from fdlib.unet import UNet
@@ -358,22 +358,12 @@ def keep_settings(experiment: Experiment | SceneExperiment, folder: str | Path) 
     """Write the full configuration to ``folder``/experiment.json.
 
     Raises:
-        ValueError: the folder holds a run with other data or another schedule, listed. (``train`` compares the rest.)
+        ValueError: the folder holds a run of another experiment; what differs is listed.
     """
     new = json.loads(json.dumps(asdict(experiment), default=str))
-    old, there = load_settings(folder), sorted(Path(folder).glob("checkpoint-*.pt"))
-    if old and there:
-        parts = ("data", "views", "schedule", "loss")
-        was, now = (flatten({k: v for k, v in settings.items() if k in parts}) for settings in (old, new))
-        differing = [
-            f"  {k}: {was.get(k)} there, {now.get(k)} here"
-            for k in sorted(was.keys() | now.keys())
-            if was.get(k) != now.get(k)
-        ]
-        if differing:
-            raise ValueError(
-                f"{folder} holds a run with other settings; give this run another folder:\n" + "\n".join(differing)
-            )
+    old, parts = load_settings(folder), {f.name for f in fields(Experiment)} | {f.name for f in fields(SceneExperiment)}
+    if old and any(Path(folder).glob("checkpoint-*.pt")):
+        refuse_other_settings(folder, *({k: v for k, v in settings.items() if k in parts} for settings in (old, new)))
     if int(os.environ.get("RANK", "0")) == 0:  # of several processes only the first writes
         with atomic_write(Path(folder) / "experiment.json") as path:
             path.write_text(json.dumps(new, indent=2) + "\n")

@@ -102,7 +102,7 @@ def by_row(
     """``draw(rows, generator)``: random numbers for each image of a batch, (rows, ...), that do not depend on who computes it.
 
     Where the training loop has cut the batch into parts, for several processes or to save memory, its generator knows which
-    rows of the whole batch these are (``fdlib.training.PartGenerator``). Then the numbers of the whole batch are drawn and its
+    rows of the whole batch these are (``fdlib.workers.PartGenerator``). Then the numbers of the whole batch are drawn and its
     own rows are taken, so that one process or eight, one part or four, see the same times and the same noise.
     Draw with ``by_row`` in objectives and augmentations; other draws are independent in each part.
     """

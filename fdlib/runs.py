@@ -113,19 +113,7 @@ class RunFolder:
     def _compare(self) -> None:
         file = self.folder / "config.json"
         saved = json.loads(file.read_text()) if file.is_file() else {}
-        old, new = flatten(saved), flatten(self.settings)
-        rate_needs = {"steps"} if old.get("training.decay") == "cosine" else set()
-        may_change = MAY_CHANGE - rate_needs
-        differing = [
-            f"  {key}: {old.get(key, 'absent')} there, {new.get(key, 'absent')} here"
-            for key in sorted(old.keys() | new.keys())
-            if old.get(key) != new.get(key) and key.split(".")[-1] not in may_change
-        ]
-        if differing:
-            raise ValueError(
-                f"{self.folder} holds a run with other settings; give this run another folder, or the same "
-                "settings:\n" + "\n".join(differing)
-            )
+        refuse_other_settings(self.folder, saved, self.settings)
 
     def _load(self, state: TrainingState, checkpoints: list[Path]) -> None:
         for path in reversed(checkpoints):
@@ -143,6 +131,27 @@ class RunFolder:
         if content["scaler"] and self.accelerator.scaler:
             self.accelerator.scaler.load_state_dict(content["scaler"])
         state.step, state.seconds, state.history[:] = content["step"], content["seconds"], content["history"]
+
+
+def refuse_other_settings(folder: Path, saved: Mapping, settings: Mapping) -> None:
+    """Compare a run's settings with those it is to go on with; those that do not change what is computed may differ.
+
+    Raises:
+        ValueError: all that differs, one a line.
+    """
+    old, new = flatten(saved), flatten(settings)
+    rate_needs = {"steps"} if old.get("training.decay") == "cosine" else set()
+    may_change = MAY_CHANGE - rate_needs
+    differing = [
+        f"  {key}: {old.get(key, 'absent')} there, {new.get(key, 'absent')} here"
+        for key in sorted(old.keys() | new.keys())
+        if old.get(key) != new.get(key) and key.split(".")[-1] not in may_change
+    ]
+    if differing:
+        raise ValueError(
+            f"{folder} holds a run with other settings; give this run another folder, or the same "
+            "settings:\n" + "\n".join(differing)
+        )
 
 
 def flatten(tree: Any, prefix: str = "") -> dict[str, Any]:

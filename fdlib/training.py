@@ -8,15 +8,13 @@ Everything random in step n (which images, which t, which noise, dropout) is a f
 killed and resumed from a checkpoint computes bit for bit what the undisturbed run would have computed. And each image of a batch
 has its own random numbers (``process.by_row``), so the same batch gives the same step, up to rounding, on any number of processes
 and in any number of parts (but for dropout, whose masks differ).
-What a run leaves on disk, and how it goes on from there, is in ``fdlib.runs``.
+What a run leaves on disk, and how it goes on from there, is in ``fdlib.runs``; how several processes share a step in
+``fdlib.workers``.
 """
 
 from __future__ import annotations
 
-import atexit
-import functools
 import math
-import os
 import signal
 import threading
 import time
@@ -29,7 +27,6 @@ from typing import Any, Literal
 import numpy as np
 import torch
 from accelerate import Accelerator
-from accelerate.state import AcceleratorState
 from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel
 from torch.utils.data import DataLoader, Dataset, default_collate
@@ -38,6 +35,7 @@ from tqdm.auto import tqdm
 from fdlib.course.profiles import sabotaged
 from fdlib.denoiser import Model
 from fdlib.runs import RunFolder, settings_of
+from fdlib.workers import accelerator_for, seed_everything
 
 Objective = Callable[[nn.Module, Any, torch.Generator], tuple[Tensor, dict[str, float]]]
 
@@ -170,7 +168,7 @@ def train(
             "take a smaller batch_size"
         )
 
-    accelerator = _accelerator(config, folder if tensorboard else None)
+    accelerator = accelerator_for(config, folder if tensorboard else None)
     share, remainder = divmod(config.batch_size, config.accumulate * accelerator.num_processes)
     if remainder:
         raise ValueError(
@@ -234,7 +232,7 @@ def train(
                 for group, rate in zip(optimizer.param_groups, rates, strict=True):
                     group["lr"] = rate * factor
                 for part in range(config.accumulate):
-                    generator = _seed_everything(config, state.step, part, share, accelerator)
+                    generator = seed_everything(config, state.step, part, share, accelerator)
                     batch = _to(next(batches), accelerator.device)
                     batch = augment(batch, generator) if augment else batch
                     with accelerator.accumulate(network):
@@ -280,34 +278,6 @@ def train(
 
 
 # ---------------------------------------------------------------------- the pieces
-
-
-def _accelerator(config: TrainingConfig, logs: Path | None) -> Accelerator:
-    # accelerate keeps its settings for the life of the process and refuses others; a notebook may train twice
-    if AcceleratorState._shared_state and AcceleratorState().mixed_precision != config.mixed_precision:
-        AcceleratorState._reset_state()
-    accelerator = Accelerator(
-        # several processes on CPUs: unasked, accelerate would let each of them train alone, all in one folder
-        cpu=int(os.environ.get("WORLD_SIZE", "1")) > 1 and not torch.accelerator.is_available(),
-        mixed_precision=config.mixed_precision,
-        gradient_accumulation_steps=config.accumulate,
-        log_with="tensorboard" if logs else None,
-        project_dir=logs,
-    )
-    if accelerator.num_processes > 1:
-        _leave_the_group_at_exit()
-    return accelerator
-
-
-@functools.cache
-def _leave_the_group_at_exit() -> None:
-    """Close the process group before Python ends: else its threads may still run then, and abort a run that succeeded."""
-
-    def leave() -> None:
-        if torch.distributed.is_initialized():
-            torch.distributed.destroy_process_group()
-
-    atexit.register(leave)
 
 
 def _ema(decay: float) -> Callable:
@@ -383,36 +353,6 @@ def _to(batch: Any, device: torch.device) -> Any:
     if isinstance(batch, Mapping):
         return {key: _to(value, device) for key, value in batch.items()}
     return batch.to(device, non_blocking=True) if isinstance(batch, Tensor) else batch
-
-
-class PartGenerator(torch.Generator):
-    """A generator of its own for one part of a batch, that also knows which rows of the whole batch these are.
-
-    ``whole`` is a generator seeded alike in every process and part; ``process.by_row`` draws from it for all ``total`` rows and
-    takes rows ``first`` to ``first + rows``.
-    """
-
-    def __new__(cls, device: torch.device, whole: torch.Generator, first: int, rows: int, total: int) -> PartGenerator:
-        generator = super().__new__(cls, device)
-        generator.whole, generator.first, generator.rows, generator.total = whole, first, rows, total
-        return generator
-
-
-def _seed_everything(
-    config: TrainingConfig, step: int, part: int, share: int, accelerator: Accelerator
-) -> torch.Generator:
-    """A generator for this step, part and process; torch's own (dropout) is seeded alike."""
-
-    def seed(*place: int) -> int:
-        return int(np.random.SeedSequence([config.seed, step, *place]).generate_state(1, np.uint64)[0] >> np.uint64(1))
-
-    own = seed(part, accelerator.process_index)
-    torch.manual_seed(own)
-    if share == config.batch_size:
-        return torch.Generator(accelerator.device).manual_seed(own)
-    whole = torch.Generator(accelerator.device).manual_seed(seed(0, 0))
-    first = (part * accelerator.num_processes + accelerator.process_index) * share
-    return PartGenerator(accelerator.device, whole, first, share, config.batch_size).manual_seed(own)
 
 
 def _call(callbacks: Sequence[Callable], state: TrainingState, denoiser: nn.Module) -> None:

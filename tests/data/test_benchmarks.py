@@ -102,7 +102,7 @@ def make_voc(root):
     for i, name in enumerate(("2007_000033", "2007_000042")):
         picture(voc / f"JPEGImages/{name}.jpg")
         mask = square(1 + i)
-        mask[9, :] = 255
+        mask[9, :], mask[32:, 12:24] = 255, 2 - i  # a border, and an object of the other class
         image = Image.fromarray(mask, mode="P")
         image.putpalette([0, 0, 0, 128, 0, 0, 0, 128, 0] + [200] * 759)  # the numbers are classes, the colours are not
         (voc / "SegmentationClass").mkdir(exist_ok=True)
@@ -212,7 +212,12 @@ def test_voc(made):
     root = made("voc2012")
     assert [len(listing("voc2012", root, split).images) for split in ("train", "val", "trainval")] == [1, 1, 2]
     labels = listing("voc2012", root, "val").labels(0)
-    assert set(np.unique(labels)) == {0, 2, 255} and VOC_CLASSES[2] == "bicycle" and len(VOC_CLASSES) == 21
+    assert (
+        set(np.unique(labels)) == {0, 1, 2, 255}
+        and labels[20, 30] == 2
+        and VOC_CLASSES[2] == "bicycle"
+        and len(VOC_CLASSES) == 21
+    )
 
 
 def test_davis(made):
