@@ -24,10 +24,13 @@ from pathlib import Path
 
 import numpy as np
 import torch
+import torch.nn.functional as F
+from torch import Tensor
 
 from fdlib.data.multiview import MultiView
 from fdlib.files import atomic_write
 from fdlib.metrics.geometry import align_cameras, pose_errors, psnr, relative_rotation_accuracy, shuffled_baseline
+from fdlib.pose import PoseDenoiser
 from fdlib.presets import POSES, PoseExperiment
 from fdlib.training import train
 
@@ -47,54 +50,75 @@ def run(experiment: PoseExperiment, scene: str, progress: bool, keep: Path | Non
     seconds = time.perf_counter() - started
     if keep:
         state.ema.save_pretrained(keep)
-    ema, schedule = state.ema.eval(), experiment.schedule()
-    if experiment.per_view:
-        with torch.no_grad():
-            every = torch.arange(len(views))
-            poses = {"train": ema.predict(views.images, torch.zeros_like(every), every)[0][:, 0]}
-    else:
-        # the autoencoder never saw noise, so it is given none
-        t = 0 if experiment.clean else None
-        poses = {"train": ema.localise(views.images, schedule, t), "heldout": ema.localise(heldout.images, schedule, t)}
     result = {"seed": experiment.seed, "seconds": seconds, "steps": state.step, "parameters": model.parameter_count}
-    try:
-        similarity = align_cameras(poses["train"], views.c2w)
-    except ValueError as error:  # all cameras in one place: that is a result too
-        return {**result, "rotation_error_deg": None, "failed": str(error)}, {}
-    arrays = {}
-    for name, data, prefix in (("train", views, ""), ("heldout", heldout, "heldout_")):
-        if name not in poses:
-            continue
-        errors = pose_errors(poses[name], data.c2w, similarity)
-        with torch.no_grad():
-            seen = ema.render(poses[name]).clamp(-1, 1)
-        result |= {
-            f"{prefix}rotation_error_deg": float(errors["rotation_deg"].mean()),
-            f"{prefix}rotation_error_median_deg": float(errors["rotation_deg"].median()),
-            f"{prefix}centre_error": float(errors["centre"].mean()),
-            f"{prefix}psnr": float(psnr(seen, data.images, 2.0).mean()),
-        }
-        arrays |= {f"{name}_estimated": poses[name].numpy(), f"{name}_true": data.c2w.numpy()}
-    shuffled = [shuffled_baseline(poses["train"], views.c2w, seed)["rotation_deg"].mean() for seed in range(10)]
-    use = torch.zeros(model.candidates)
-    if not experiment.per_view:
-        with torch.no_grad():
-            logits = ema.predict(views.images, torch.full((len(views),), schedule.T // 20))[1]
-        use = torch.bincount(logits.argmax(1), minlength=model.candidates) / len(views)
-    accuracy = relative_rotation_accuracy(poses["train"], views.c2w)
-    result |= {
-        "scale": similarity.scale,
-        "shuffled_rotation_error_deg": float(torch.stack(shuffled).mean()),
-        "relative_rotation_accuracy": {str(key): float(value) for key, value in dict(accuracy).items()},
-        "candidate_use": use.tolist(),
-        "error": state.history[-1]["error"],
-    }
+    scores, arrays = evaluate(state.ema.eval(), experiment, views, {"heldout": heldout})
+    result |= {**scores, "error": state.history[-1]["error"]}
+    if "failed" in result:
+        return result, arrays
     result["passes"] = (
         result["rotation_error_deg"] <= PASSES["train"]
         and result.get("heldout_rotation_error_deg", 1e9) <= PASSES["heldout"]
         and result.get("heldout_psnr", 0.0) >= PASSES["psnr"]
     )
     return result, arrays
+
+
+@torch.no_grad()
+def evaluate(
+    model: PoseDenoiser, experiment: PoseExperiment, views: MultiView, others: dict[str, MultiView]
+) -> tuple[dict, dict]:
+    """Scores of a trained model on its training views and on sets of others, and the cameras they were computed from.
+
+    The alignment is fitted on the training views alone. NeRF-- has no cameras for others, so they are left out.
+    """
+    schedule = experiment.schedule()
+    if experiment.per_view:
+        every = torch.arange(len(views))
+        poses = {"train": model.predict(views.images, torch.zeros_like(every), every)[0][:, 0]}
+    else:
+        t = 0 if experiment.clean else None  # the autoencoder never saw noise, so it is given none
+        poses = {name: model.localise(d.images, schedule, t) for name, d in {"train": views, **others}.items()}
+    try:
+        similarity = align_cameras(poses["train"], views.c2w)
+    except ValueError as error:  # all cameras in one place: that is a result too
+        return {"rotation_error_deg": None, "failed": str(error)}, {}
+    result, arrays = {}, {}
+    for name, found in poses.items():
+        data, prefix = (views, "") if name == "train" else (others[name], f"{name}_")
+        errors = pose_errors(found, data.c2w, similarity)
+        seen = model.render(found).clamp(-1, 1)
+        result |= {
+            f"{prefix}rotation_error_deg": float(errors["rotation_deg"].mean()),
+            f"{prefix}rotation_error_median_deg": float(errors["rotation_deg"].median()),
+            f"{prefix}centre_error": float(errors["centre"].mean()),
+            f"{prefix}psnr": float(psnr(seen, data.images, 2.0).mean()),
+        }
+        arrays |= {f"{name}_estimated": found.numpy(), f"{name}_true": data.c2w.numpy()}
+    shuffled = [shuffled_baseline(poses["train"], views.c2w, seed) for seed in range(10)]
+    use = torch.zeros(model.candidates)
+    if not experiment.per_view:
+        logits = model.predict(views.images, torch.full((len(views),), schedule.T // 20))[1]
+        use = torch.bincount(logits.argmax(1), minlength=model.candidates) / len(views)
+    accuracy = relative_rotation_accuracy(poses["train"], views.c2w)
+    result |= {
+        "scale": similarity.scale,
+        "shuffled_rotation_error_deg": float(torch.stack([s["rotation_deg"].mean() for s in shuffled]).mean()),
+        "shuffled_centre_error": float(torch.stack([s["centre"].mean() for s in shuffled]).mean()),
+        "relative_rotation_accuracy": {str(key): float(value) for key, value in accuracy.items()},
+        "candidate_use": use.tolist(),
+    }
+    return result, arrays
+
+
+def known_poses(render_pixels: int):
+    """The supervised objective: the same pixels of the same views, from the true cameras; the encoder plays no part."""
+
+    def loss(model: PoseDenoiser, batch: dict, generator: torch.Generator) -> tuple[Tensor, dict]:
+        pixels = torch.randperm(model.image_size**2, generator=generator)[:render_pixels]
+        made = model.render(batch["c2w"], pixels, generator)
+        return F.mse_loss(made, batch["image"].flatten(2)[:, :, pixels]), {}
+
+    return loss
 
 
 def main() -> None:

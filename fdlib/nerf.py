@@ -172,6 +172,15 @@ class GridField(Model):
             grid = (grid @ smooth.T).permute(0, 3, 1, 2)
         return grid
 
+    def resized(self, resolution: int) -> Tensor:
+        """The grid of a field with ``resolution`` voxels along a side that has the same densities and colours."""
+        _check("resolution", resolution, isinstance(resolution, int) and resolution >= 2, "a whole number >= 2")
+        grid = F.interpolate(self.smoothed()[None], size=[resolution] * 3, mode="trilinear", align_corners=True)[0]
+        shorter = (self.resolution - 1) / (resolution - 1)  # a voxel's optical depth shrinks with its length
+        depth = (F.softplus(grid[0] + self.offset) * shorter).clamp_min(1e-12)
+        raw = depth + torch.log(-torch.expm1(-depth)) - self.offset  # the inverse of softplus
+        return torch.cat([raw[None], grid[1:]])
+
     def forward(self, points: Tensor, directions: Tensor) -> tuple[Tensor, Tensor]:
         """Density (...) >= 0 and colour (..., 3) in [0, 1] at points (..., 3), seen along directions (broadcastable)."""
         shape = points.shape[:-1]

@@ -79,7 +79,9 @@ class PoseDenoiser(Denoiser):
         focal: focal length in pixels. near, far: where the scene begins and ends before the camera.
         candidates: N cameras to choose from. 1 is algorithm 3 of the thesis, more is algorithm 4.
         cameras: "sphere", on a sphere around the scene, looking at its centre, each candidate within its own sector (and a
-            little over its edge); or "free": any rotation and translation, starting at the world's origin (forward-facing).
+            little over its edge); or "free": its own rotation and translation (forward-facing scenes). These begin all in one
+            place, ``radius`` before the scene's middle and looking at it, which only fixes the unit of length and the world's
+            axes; each of the six numbers stays within half a radian, or half a radius, of it.
         radius: of the sphere. elevation: lowest and highest in radians (``half_sphere`` of thesis 3.4: (0, pi / 2)).
         rows: bands of elevation that the candidates form; N / rows sectors of azimuth in each.
         resolution: voxels along a side of the scene's grid; 0 takes the MLP of Mildenhall et al. instead.
@@ -138,6 +140,38 @@ class PoseDenoiser(Denoiser):
         self.field = nerf.GridField(resolution, bound) if resolution else nerf.MLPField()
         self.register_buffer("progress", torch.zeros(()))  # share of the training that is done; the objective counts
 
+    @torch.no_grad()
+    def grown(self, image_size: int, resolution: int | None = None, samples: int | None = None) -> PoseDenoiser:
+        """The same model for larger views of the same scene, to go on with: coarse views find cameras sooner and cheaper.
+
+        The encoder folds m times as many pixels into a channel, and finds for a view of m S pixels exactly the cameras that it
+        found for its average over m x m boxes; the scene's grid is interpolated to ``resolution`` voxels.
+
+        Raises:
+            ValueError: image_size is no multiple of the present one; a model with ``views``.
+        """
+        m, rest = divmod(image_size, self.image_size)
+        if rest or m < 1 or self.views:
+            raise ValueError(
+                f"image_size must be a multiple of {self.image_size}, and the model have an encoder, got {image_size}"
+            )
+        settings = dict(self._hub_mixin_config)
+        settings |= {"image_size": image_size, "focal": m * self.focal, "fold": m * self.encoder.fold}
+        settings |= {"samples": samples or self.samples}
+        state = self.state_dict()
+        if isinstance(self.field, nerf.GridField):
+            settings["resolution"] = resolution or self.field.resolution
+            state["field.grid"] = self.field.resized(settings["resolution"])
+        stem = state["encoder.encoder.stem.weight"]  # (C, 3 fold^2, 3, 3), folded pixels by channel, row, column
+        square = stem.unflatten(1, (3, self.encoder.fold, self.encoder.fold)) / m**2
+        for dim in (2, 3):
+            square = square.repeat_interleave(m, dim)
+        state["encoder.encoder.stem.weight"] = square.flatten(1, 3)
+        larger = PoseDenoiser(**settings).to(stem.device)
+        larger.load_state_dict(state)
+        larger.progress.zero_()
+        return larger
+
     # ------------------------------------------------------------------ cameras
 
     def predict(self, x_t: Tensor, t: Tensor, index: Tensor | None = None) -> tuple[Tensor, Tensor]:
@@ -156,8 +190,15 @@ class PoseDenoiser(Denoiser):
 
     def camera(self, numbers: Tensor) -> Tensor:
         """Camera-to-world matrices (..., N, 4, 4) of the encoder's numbers (..., N, 2) or (..., N, 6)."""
-        if self.cameras == "free":  # thesis equation 3.2 and 3.3.1
-            return camera_to_world(rodrigues(numbers[..., :3]), numbers[..., 3:])
+        if (
+            self.cameras == "free"
+        ):  # thesis equation 3.2 and 3.3.1; untilted OpenGL axes at (0, 0, r) look at the origin
+            numbers = 0.5 * torch.tanh(
+                2 * numbers
+            )  # a camera that flew off would see nothing, and learn nothing any more
+            # a translation of one radius moves the picture about as much as a rotation of one radian
+            centre = numbers.new_tensor([0.0, 0.0, 1.0]) + numbers[..., 3:]
+            return camera_to_world(rodrigues(numbers[..., :3]), self.radius * centre)
         # a little over the sector's edge, so that no view falls between two candidates
         offsets = 1.3 * torch.tanh(numbers)
         azimuth = self.sectors.azimuth.to(offsets) + self.sectors.azimuth_extent.to(offsets) / 2 * offsets[..., 0]

@@ -92,6 +92,10 @@ class PoseExperiment:
     """Views a step: balancing needs several for each candidate."""
     candidates: int = 8
     """Cameras to choose from; 1 is the single-pose model (algorithm 3)."""
+    cameras: Literal["sphere", "free"] = "sphere"
+    """On a sphere around the scene, looking at its middle; or free (forward-facing scenes)."""
+    rows: int = 1
+    """Bands of elevation that the candidates on a sphere form."""
     assignment: Literal["balanced", "minimum"] = "balanced"
     """Share views out evenly at first, or the thesis's plain minimum."""
     balanced_share: float = 0.6
@@ -134,16 +138,19 @@ class PoseExperiment:
     def schedule(self) -> NoiseSchedule:
         return NoiseSchedule.cosine(self.T)
 
-    def build(self, views, elevation: tuple[float, float]) -> PoseDenoiser:
-        """A model for a ``MultiView``. Radius, intrinsics and the range of elevations are assumed known, poses are not."""
+    def build(self, views, elevation: tuple[float, float] = (0.0, 1.2)) -> PoseDenoiser:
+        """A model for a ``MultiView``. No pose enters; intrinsics do, and on a sphere its radius and range of elevations."""
         torch.manual_seed(self.seed)
+        free = self.cameras == "free"  # then any radius will do: it is the unit of length
         return PoseDenoiser(
             views.size,
             views.focal,
             views.near,
             views.far,
             self.candidates,
-            radius=float(views.c2w[:, :3, 3].norm(dim=1).mean()),
+            self.cameras,
+            radius=(views.near + views.far) / 2 if free else float(views.c2w[:, :3, 3].norm(dim=1).mean()),
+            rows=self.rows,
             elevation=elevation,
             resolution=self.resolution,
             bound=views.bound or 1.0,
@@ -190,6 +197,11 @@ POSES = {
 }
 """The method of chapter 10 and what it is compared with, at the same length and scene."""
 
+FORWARD = {
+    "single": PoseExperiment(steps=1500, candidates=1, cameras="free", encoder_rate=2e-4),
+    "nerf--": PoseExperiment(steps=1500, candidates=1, cameras="free", per_view=True, encoder_rate=1e-3),
+}
+"""Forward-facing views, one camera each (chapter 9, algorithm 3), and its comparator: ``benchmarks/forward_facing.py``."""
 
 LEGO = {
     32: PoseExperiment(steps=3000, candidates=12),

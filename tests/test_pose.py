@@ -297,3 +297,28 @@ def test_views_must_be_pictures_of_the_right_size():
         make().localise(views(2) * 3, SCHEDULE)
     with pytest.raises(ValueError, match="temperature > 0"):
         balance(torch.zeros(3, 4), temperature=0)
+
+
+# ---------------------------------------------------------------------- larger views
+
+
+def test_a_grown_model_finds_the_same_cameras_and_renders_the_same_scene():
+    small = make(seed=1, candidates=3, rows=1).eval()
+    small.progress.fill_(0.7)
+    large = small.grown(32, resolution=15).eval()
+    x_t, t = views(3, size=32), torch.tensor([0, 40, 99])
+    poses, logits = small.predict(F.avg_pool2d(x_t, 2), t)
+    for found, known in zip(large.predict(x_t, t), (poses, logits), strict=True):
+        torch.testing.assert_close(found, known, rtol=1e-4, atol=1e-5)
+    fine = dict(samples=64)  # 15 voxels hold the 8 and the middles between them: the same densities up to interpolation
+    same = small.grown(16, resolution=15).eval()
+    torch.testing.assert_close(same.render(poses[0], **fine), small.render(poses[0], **fine), rtol=0, atol=0.1)
+    assert large.focal == 2 * small.focal and large.progress == 0 and small.progress > 0.6
+    assert same.render(poses[0]).shape[-1] == 16 and large.render(poses[0]).shape[-1] == 32
+
+
+def test_growing_refuses_other_sizes_and_nerfmm():
+    with pytest.raises(ValueError, match="multiple of 16"):
+        make().grown(24)
+    with pytest.raises(ValueError, match="have an encoder"):
+        make(views=5).grown(32)

@@ -29,7 +29,7 @@ from PIL import Image
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from fdlib.cameras import check_poses, convert, focal_length, look_at, spherical
+from fdlib.cameras import check_poses, convert, direction, focal_length, look_at, spherical
 from fdlib.data.multiview_renderer import SCENES, Range, render_views
 from fdlib.denoiser import check_images
 
@@ -188,7 +188,11 @@ class MultiView(Dataset):
         # Each camera has its own five numbers, so that the first views of a longer set are the same.
         drawn = torch.rand(views, 6, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
         at = [low + (high - low) * drawn[:, k] for k, (low, high) in enumerate((azimuth, elevation, radius))]
-        c2w = look_at(spherical(*at), world.jitter * (2 * drawn[:, 3:] - 1)).float()
+        eye = spherical(*at)
+        ahead = direction(sum(world.azimuth) / 2, sum(world.elevation) / 2).to(eye)
+        aside = eye - (eye @ ahead)[:, None] * ahead  # how far from the line through the middle of the patch
+        target = (1 - world.converge) * aside + world.jitter * (2 * drawn[:, 3:] - 1)
+        c2w = look_at(eye, target).float()
         focal = focal_length(world.field_of_view if field_of_view is None else field_of_view, size)
         colour, masks, depth = render_views(world, c2w, size, focal, supersample)
         images = _on_background(colour, masks, background)

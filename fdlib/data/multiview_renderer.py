@@ -75,7 +75,8 @@ class Scene:
     elevation: Range = (0.1, 1.0)
     radius: Range = (3.0, 3.0)
     field_of_view: float = 0.7
-    jitter: float = 0.0  # each coordinate of the point looked at lies within +-jitter
+    jitter: float = 0.0  # each coordinate of the point looked at lies within +-jitter of where it should
+    converge: float = 1.0  # 1: all cameras look at the origin; 0: all in one direction, as somebody who steps aside with a phone
     forward_facing: bool = False
 
 
@@ -327,11 +328,12 @@ def _desk() -> Scene:
             Solid("ellipsoid", (-0.6, -0.5, 0.36), (0.24, 0.24, 0.16), PINK),
         ),
         bound=1.6,
-        azimuth=(-0.27, 0.27),
-        elevation=(0.0, 0.3),
+        azimuth=(-0.17, 0.17),
+        elevation=(0.08, 0.3),
         radius=(2.3, 2.7),
-        field_of_view=0.54,
+        field_of_view=0.5,
         jitter=0.08,
+        converge=0.0,
         forward_facing=True,
     )
 
