@@ -1,13 +1,14 @@
 """Experiments by name: what a preset builds."""
 
 import json
-from dataclasses import asdict
+from dataclasses import asdict, replace
 
 import numpy as np
 import pytest
 import torch
 
-from fdlib.presets import POSES, PRESETS, Architecture, Data, Experiment, Schedule
+from fdlib.experiments import Views
+from fdlib.presets import POSES, PRESETS, SCENES, Architecture, Data, Experiment, Schedule
 from fdlib.process import DenoisingObjective, PowerT, uniform_t
 from fdlib.training import TrainingConfig
 
@@ -19,20 +20,68 @@ def test_a_preset_builds_what_it_says(name):
     with torch.device("meta"):
         net = experiment.model.build()
         size = experiment.model.image_size
-        assert net(torch.empty(2, 3, size, size), torch.empty(2, dtype=torch.long)).value.shape == (2, 3, size, size)
+        label = {"label": torch.empty(2, dtype=torch.long)} if experiment.model.classes else {}
+        t = torch.empty(2, dtype=torch.long)
+        assert net(torch.empty(2, 3, size, size), t, **label).value.shape == (2, 3, size, size)
     objective = experiment.objective()
     assert isinstance(objective, DenoisingObjective) and objective.schedule.T == 1000
     assert json.dumps(asdict(experiment), default=str)  # plain values: it can be logged and compared
     assert net._hub_mixin_config["multipliers"] == experiment.model.multipliers
 
 
-def test_the_full_scale_preset_is_the_thesis():
-    _, experiment = PRESETS["flower64"]
+def test_full_scale_presets_are_the_thesis():
+    """Section 2.4, number by number."""
+    for name, steps, batch in (
+        ("flower", 50_000, 128),
+        ("cub", 50_000, 128),
+        ("ffhq", 500_000, 128),
+        ("imagenet", 500_000, 512),
+    ):
+        for size in (64, 128):
+            if (name, size) == ("imagenet", 128):
+                continue
+            _, experiment = PRESETS[f"{name}{size}"]
+            training, model = experiment.training, experiment.model
+            assert (training.steps, training.batch_size) == (steps, batch)
+            assert (training.learning_rate, training.ema_decay, training.warmup) == (1e-4, 0.9999, 0)
+            multipliers, blocks = ((1, 2, 3, 4), 3) if size == 64 else ((1, 1, 2, 3, 4), 2)
+            classes = 1000 if name == "imagenet" else None
+            assert model == Architecture(size, 128, multipliers, blocks, (16,), 1, regions=3, classes=classes)
+            assert experiment.schedule == Schedule("linear", 1000)
     with torch.device("meta"):
-        assert experiment.model.build().parameter_count == 108_577_155
-    training = experiment.training
-    assert (training.batch_size, training.learning_rate, training.ema_decay) == (128, 1e-4, 0.9999)
-    assert experiment.model == Architecture(64, 128, (1, 2, 3, 4), 3, (16,), 1)
+        assert PRESETS["flower64"][1].model.build().parameter_count == 174_424_198
+        assert replace(PRESETS["flower64"][1].model, regions=0).build().parameter_count == 108_577_155
+    assert PRESETS["imagenet64"][1].objective().condition == ("label",)
+
+
+def test_scenes_are_the_thesis():
+    """Section 3.4, number by number."""
+    for name, (_, experiment) in SCENES.items():
+        if name.endswith("-laptop"):
+            continue
+        model, loss, training = experiment.model, experiment.loss, experiment.training
+        assert (model.channels, model.multipliers, model.blocks, model.fold) == (64, (1, 1, 2, 2, 4), 2, 1)
+        assert (loss.T, loss.field_rate, loss.encoder_rate, training.steps) == (100, 1e-4, 2e-5, 200_000)
+        assert model.candidates == (1 if name.startswith("llff") else 8 if name.startswith("car") else 12)
+        assert experiment.views.size == (368 if name.startswith("llff") else 128)
+        assert model.resolution == 0 and loss.assignment == "minimum" and loss.power == 1
+
+
+def test_views_of_any_size_fit_a_cube():
+    """Focal length and distances follow the size and the unit: a point of the scene stays at the same place of the picture."""
+    from fdlib.cameras import project
+
+    views = Views(size=24, count=3).build()
+    assert views.size == 24 and views.bound == 1 and len(views) == 3
+    from fdlib.data.multiview import MultiView
+
+    rendered = MultiView.render("car", views=3, size=24, seed=0)
+    point = torch.tensor([[0.3, -0.2, 0.1]])
+    scaled = Views(size=16)._fit(MultiView(rendered.images, rendered.c2w, rendered.focal, 2.0, 4.0, 2.0))
+    a, b = project(point, rendered.c2w[0], rendered.focal, 24), project(point / 2, scaled.c2w[0], scaled.focal, 16)
+    a, b = (x[0] if isinstance(x, tuple) else x for x in (a, b))
+    torch.testing.assert_close(a[..., :2] * 16 / 24, b[..., :2], rtol=1e-4, atol=1e-3)
+    assert (scaled.near, scaled.far, scaled.bound) == (1.0, 2.0, 1.0)
 
 
 @pytest.mark.parametrize("name", ["shapes32", "photos64-small"])
@@ -59,7 +108,7 @@ def test_every_setting_of_the_network_has_a_field():
 
     from fdlib.factorized import FactorizedUNet
 
-    arguments = set(inspect.signature(FactorizedUNet).parameters) - {"image_channels", "classes"}
+    arguments = set(inspect.signature(FactorizedUNet).parameters) - {"image_channels"}
     assert set(asdict(Architecture())) == arguments
 
 

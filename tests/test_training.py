@@ -22,7 +22,7 @@ from fdlib import training
 from fdlib.denoiser import Denoiser, Model, Prediction
 from fdlib.files import DiskFull
 from fdlib.oracle import GaussianMixtureOracle
-from fdlib.process import DenoisingObjective, PowerT
+from fdlib.process import DenoisingObjective, LogitNormalT, PowerT, by_row, uniform_t
 from fdlib.schedule import NoiseSchedule
 from fdlib.training import TrainingConfig, TrainingDiverged, train
 from fdlib.unet import UNet
@@ -212,6 +212,45 @@ def test_accumulated_parts_are_one_batch():
     )
     torch.testing.assert_close(parts.denoiser.w, whole.denoiser.w, rtol=1e-9, atol=1e-12)
     assert [r["loss"] for r in parts.history] == pytest.approx([r["loss"] for r in whole.history], rel=1e-9)
+
+
+@pytest.mark.parametrize("timesteps", [uniform_t, PowerT(2.0), LogitNormalT()], ids=str)
+def test_parts_see_the_noise_of_the_whole(timesteps):
+    """Times, noise and an augmentation belong to the image, not to the part that it is in: the curve stays the same."""
+
+    def mirror(batch, generator):
+        chosen = by_row(lambda n, g: torch.rand(n, 1, 1, 1, generator=g), len(batch), generator) < 0.5
+        return torch.where(chosen, batch.flip(3), batch)
+
+    def curve(parts):
+        torch.manual_seed(0)
+        plain = UNet(image_size=4, channels=4, multipliers=(1, 2), blocks=1, attention=(2,))
+        state = run(denoiser=plain, objective=DenoisingObjective(LINEAR, timesteps), augment=mirror, accumulate=parts,
+                    log_every=1)  # fmt: skip
+        return [row["loss"] for row in state.history]
+
+    whole = curve(1)
+    for parts in (2, 8):
+        assert curve(parts) == pytest.approx(whole, abs=1e-5)
+    assert max(whole) - min(whole) > 0.05  # the steps differ
+
+
+def test_other_random_numbers_are_each_part_s_own():
+    seen = []
+
+    def objective(point, batch, generator):
+        seen.append(
+            (
+                float(torch.rand(1, generator=generator)),
+                float(by_row(lambda n, g: torch.rand(n, generator=g), 4, generator)[0]),
+            )
+        )
+        return slope(point, batch, generator)
+
+    run(denoiser=Point(), objective=objective, dataset=rows(), steps=1, accumulate=2)
+    run(denoiser=Point(), objective=objective, dataset=rows(), steps=1, batch_size=4)
+    (own, first), (other, second), (alone, _) = seen
+    assert own != other and first != second and own == alone
 
 
 def test_accumulation_starts_afresh_in_every_run():

@@ -94,3 +94,64 @@ def test_the_objective_teaches(held_out):
     history = train(network, FactorObjective(), held_out, config, progress=False).history
     assert history[-1]["loss"] < 0.85 * history[0]["loss"]
     assert history[-1]["accuracy"] > history[0]["accuracy"]
+
+
+# ---------------------------------------------------------------------- the usual FID
+
+
+@pytest.fixture(scope="module")
+def random_inception(tmp_path_factory):
+    """Weights of the right shapes, which nobody has trained, in the file format of the real ones."""
+    pytest.importorskip("torch_fidelity")
+    from torch_fidelity import feature_extractor_inceptionv3 as source
+
+    path = tmp_path_factory.mktemp("inception") / "weights.pth"
+    torch.manual_seed(0)
+    load, source.torch.load = torch.load, lambda *args, **options: {}
+    strict, torch.nn.Module.load_state_dict = torch.nn.Module.load_state_dict, lambda self, state: None
+    try:
+        network = source.FeatureExtractorInceptionV3("inception", ["2048"], feature_extractor_weights_path="none")
+    finally:
+        source.torch.load, torch.nn.Module.load_state_dict = load, strict
+    torch.save(network.state_dict(), path)
+    return path
+
+
+def test_fid_by_inception_features(random_inception):
+    """The path that real weights take: features of 2048 numbers, and torchmetrics' distance of the same features."""
+    from fdlib.metrics.generation import Inception
+
+    inception = Inception(random_inception, check=False)
+    images = torch.rand(6, 3, 32, 32, generator=torch.Generator().manual_seed(0)) * 2 - 1
+    features = inception.extract(images, batch_size=4)
+    assert features.shape == (6, 2048) and torch.isfinite(features).all()
+    torch.testing.assert_close(inception.extract(images * 1.0001), features)  # 8 bits, as in files
+    assert frechet_distance(features, features) < 1e-3 * float(features.square().mean())
+    assert frechet_distance(features, inception.extract(-images)) > frechet_distance(features, features)
+
+
+def test_missing_or_wrong_inception_weights_are_named(random_inception, tmp_path, monkeypatch):
+    from fdlib.metrics.generation import INCEPTION_FILE, INCEPTION_SHA256, Inception
+
+    monkeypatch.setenv("FDLIB_CACHE", str(tmp_path))
+    with pytest.raises(
+        FileNotFoundError, match=rf"inception/{INCEPTION_FILE}. Download https://.*SHA-256 {INCEPTION_SHA256}"
+    ):
+        Inception()
+    with pytest.raises(ValueError, match="expected SHA-256"):
+        Inception(random_inception)
+
+
+def test_inception_weights_may_not_run_code(tmp_path):
+    import os
+
+    from fdlib.metrics.generation import Inception
+
+    class Evil:
+        def __reduce__(self):
+            return os.mkdir, (str(tmp_path / "made by a pickle"),)
+
+    torch.save(Evil(), tmp_path / "weights.pth")
+    with pytest.raises(Exception, match="(?i)weights_only|unsupported|unpickl"):
+        Inception(tmp_path / "weights.pth", check=False)
+    assert not (tmp_path / "made by a pickle").exists()
