@@ -693,6 +693,8 @@ else:
 #
 # ## Exercises
 #
+# Exercises that check your answers are in [their own notebook](../exercises/08_radiance_fields.ipynb). These go further:
+#
 # 1. *(warm-up)* A voxel of length $\delta$ has opacity .5. What is its density? What is the opacity of two of them in a row?
 # 2. Derive the ball's depth formula. What does it become for $\sigma \to \infty$, and for $\sigma \to 0$? Check both with the cell.
 # 3. In the two-ball scene, move the blue ball *behind* the orange one. Predict the three plots before you draw them.
