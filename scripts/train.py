@@ -11,6 +11,7 @@ the full configuration (experiment.json), the log, checkpoints, the model, and p
 from __future__ import annotations
 
 import difflib
+import os
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -76,7 +77,8 @@ def main(run: Run | SceneRun) -> TrainingState:
         dataset = run.data.build(run.model.image_size, labels=bool(run.model.classes))
         picture = samples_picture(run, denoiser, objective)
     keep_settings(run, run.folder)
-    print(f"{denoiser.parameter_count:,} parameters, {len(dataset):,} pictures, run in {run.folder}")
+    if int(os.environ.get("RANK", "0")) == 0:
+        print(f"{denoiser.parameter_count:,} parameters, {len(dataset):,} pictures, run in {run.folder}")
     return train(
         denoiser,
         objective,

@@ -152,6 +152,6 @@ def test_inception_weights_may_not_run_code(tmp_path):
             return os.mkdir, (str(tmp_path / "made by a pickle"),)
 
     torch.save(Evil(), tmp_path / "weights.pth")
-    with pytest.raises(Exception, match="(?i)weights_only|unsupported|unpickl"):
+    with pytest.raises(Exception, match=r"(?i)weights_only|unsupported|unpickl"):
         Inception(tmp_path / "weights.pth", check=False)
     assert not (tmp_path / "made by a pickle").exists()
