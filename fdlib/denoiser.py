@@ -68,13 +68,26 @@ MODEL_CARD = """---
 {{ card_data }}
 ---
 
-A model made with fdlib. Load it with the class that `config.json` names:
+A `{{ name }}` of fdlib with {{ parameters }} parameters. Load it by its folder or repository:
 
 ```python
-from fdlib.unet import UNet  # or the class named in config.json
+from {{ module }} import {{ name }}
 
-denoiser = UNet.from_pretrained("this folder or repository")
+model = {{ name }}.from_pretrained("this folder or repository")
 ```
+
+| argument | value |
+|---|---|
+{% for key, value in config.items() %}| {{ key }} | {{ value }} |
+{% endfor %}
+{% if training %}## How it was trained
+
+| setting | value |
+|---|---|
+{% for key, value in training.items() %}| {{ key }} | {{ value }} |
+{% endfor %}
+{% endif %}This card was written by the program that saved the model: what the model is good for, and how well it does, is for its
+author to add.
 """
 
 
@@ -91,6 +104,15 @@ class Model(
     def parameter_count(self) -> int:
         """Number of trainable numbers."""
         return sum(p.numel() for p in self.parameters() if p.requires_grad)
+
+    def generate_model_card(self, *args, training: Mapping | None = None, **options):
+        """The card that ``save_pretrained`` and ``push_to_hub`` write where there is none: class, arguments, training.
+
+        ``training`` are settings by name, as in ``save_pretrained(folder, model_card_kwargs={"training": {...}})``.
+        """
+        kind, config = type(self), dict(getattr(self, "_hub_mixin_config", None) or {})
+        about = dict(name=kind.__name__, module=kind.__module__, parameters=f"{self.parameter_count:,}", config=config)
+        return super().generate_model_card(*args, **about, training=dict(training or {}), **options)
 
     def save_pretrained(self, save_directory: str | os.PathLike, **options) -> str | None:
         """Write the model to a folder, whole or not at all (extra files that are already there, a model card say, stay)."""

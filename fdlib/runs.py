@@ -105,10 +105,15 @@ class RunFolder:
         with atomic_write(self.folder / name) as path:
             torch.save(content, path)
         if isinstance(state.ema, Model):
-            state.ema.save_pretrained(self.folder / "model")
+            state.ema.save_pretrained(self.folder / "model", model_card_kwargs={"training": self._card()})
         written = [path for path in self.checkpoints() if path.name <= name]  # a damaged later one counts for nothing
         for old in written[: -self.keep]:
             old.unlink()
+
+    def _card(self) -> dict[str, Any]:
+        """What the automatic model card says of the training."""
+        training = flatten({k: v for k, v in self.settings.items() if k in ("objective", "training", "dataset")})
+        return {key: value for key, value in training.items() if key.split(".")[-1] not in MAY_CHANGE - {"steps"}}
 
     def _compare(self) -> None:
         file = self.folder / "config.json"

@@ -247,3 +247,57 @@ def test_no_pickle_is_read(tmp_path, monkeypatch):
 
     monkeypatch.setattr(denoiser.torch, "load", forbidden)
     UNet.from_pretrained(tmp_path / "model")
+
+
+# ---------------------------------------------------------------------- the card, and the way to the Hub
+
+
+def test_the_card_says_what_the_model_is(tmp_path):
+    from fdlib.unet import UNet
+
+    UNet(8, 8, (1, 2), 1, (), dropout=0.25).save_pretrained(tmp_path / "m")
+    card = (tmp_path / "m/README.md").read_text()
+    assert "from fdlib.unet import UNet" in card and "| dropout | 0.25 |" in card and "| image_size | 8 |" in card
+    assert f"{UNet(8, 8, (1, 2), 1, ()).parameter_count:,} parameters" in card and "How it was trained" not in card
+    UNet(8, 8, (1, 2), 1, ()).save_pretrained(tmp_path / "n", model_card_kwargs={"training": {"steps": 7}})
+    assert (
+        "## How it was trained" in (tmp_path / "n/README.md").read_text()
+        and "| steps | 7 |" in (tmp_path / "n/README.md").read_text()
+    )
+
+
+def test_a_run_writes_how_it_was_trained(tmp_path):
+    from fdlib.process import DenoisingObjective
+    from fdlib.schedule import NoiseSchedule
+    from fdlib.training import TrainingConfig, train
+    from fdlib.unet import UNet
+
+    config = TrainingConfig(steps=1, batch_size=2, learning_rate=3e-4)
+    train(UNet(8, 8, (1, 2), 1, ()), DenoisingObjective(NoiseSchedule.linear()), torch.zeros(4, 3, 8, 8), config, folder=tmp_path,
+          progress=False)  # fmt: skip
+    card = (tmp_path / "model/README.md").read_text()
+    assert (
+        "| training.learning_rate | 0.0003 |" in card
+        and "| dataset.examples | 4 |" in card
+        and "linear(T=1000)" in card
+    )
+
+
+def test_what_goes_to_the_hub(monkeypatch, tmp_path):
+    """The upload itself is the Hub's; what is handed to it must be a whole model with its card."""
+    import shutil
+    from types import SimpleNamespace
+
+    from huggingface_hub import HfApi
+
+    from fdlib.unet import UNet
+
+    model = UNet(8, 8, (1, 2), 1, ())
+    monkeypatch.setattr(HfApi, "create_repo", lambda self, repo_id, **options: SimpleNamespace(repo_id=repo_id))
+    monkeypatch.setattr(
+        HfApi, "upload_folder", lambda self, folder_path, **options: shutil.copytree(folder_path, tmp_path / "hub")
+    )
+    model.push_to_hub("somebody/tiny")
+    again = UNet.from_pretrained(tmp_path / "hub")
+    assert all(torch.equal(a, b) for a, b in zip(model.parameters(), again.parameters()))
+    assert "library_name: fdlib" in (tmp_path / "hub/README.md").read_text()
