@@ -1,6 +1,7 @@
 """The course's own chores: `python -m fdlib.course` sync (pairs of notebooks), exercises, badges, site, registry."""
 
 import argparse
+import subprocess
 import sys
 from pathlib import Path
 
@@ -21,6 +22,12 @@ def main(arguments: list[str] | None = None) -> int:
             "--from", dest="source", choices=("py", "ipynb"), default="py", help="which half is the source"
         )
         half.add_argument("--check", action="store_true", help="change nothing, fail if something would change")
+    badges = commands.add_parser(
+        "badges", help="stamp the README's Colab badges, or move everything to a fork's address"
+    )
+    badges.add_argument("--repository", help="owner/name of a fork; by default the address stays")
+    badges.add_argument("--branch", default="main", help="the branch that badges open")
+    badges.add_argument("--check", action="store_true", help="change nothing, fail if something would change")
     register = commands.add_parser("registry", help="re-write data/registry.json from the files in data/")
     register.add_argument("--data", type=Path, default=root / "data")
     options = parser.parse_args(arguments)
@@ -32,7 +39,9 @@ def main(arguments: list[str] | None = None) -> int:
         return 0
 
     try:
-        if options.command == "exercises":
+        if options.command == "badges":
+            changed = stamp_badges(root, options)
+        elif options.command == "exercises":
             from fdlib.course.exercises import build
 
             changed = build(options.solutions, options.exercises, options.source, options.check)
@@ -46,8 +55,23 @@ def main(arguments: list[str] | None = None) -> int:
     for path in changed:
         print("differs:" if options.check else "wrote", path)
     if not changed:
-        print("All exercises are up to date." if options.command == "exercises" else "All pairs are in sync.")
+        print(
+            {"exercises": "All exercises are", "badges": "All badges are"}.get(
+                options.command, "All pairs are in sync:"
+            ),
+            "up to date.",
+        )
     return 1 if changed and options.check else 0
+
+
+def stamp_badges(root: Path, options: argparse.Namespace) -> list[Path]:
+    from fdlib.course.badges import stamp
+
+    changed = stamp(root, options.repository, options.branch, options.check)
+    if any(path.name == "first_cell.py" for path in changed) and not options.check:  # the first cell of every notebook
+        for command in ("sync", "exercises"):  # in a new process, which reads the new address
+            subprocess.run([sys.executable, "-m", "fdlib.course", command], cwd=root, check=True)
+    return changed
 
 
 if __name__ == "__main__":
