@@ -3,9 +3,9 @@
     python benchmarks/costs.py                                  # a Markdown table, as in docs/from_laptop_to_cluster.md
     python benchmarks/costs.py --teraflops 312 --share 0.3
 
-FLOPs of forward and backward are counted by torch on the meta device, where nothing is computed; so are the bytes that backward keeps
-(in single precision; half of them under bf16). Hours are FLOPs divided by an *assumed* share of a GPU's peak: nothing here was measured
-on a GPU.
+FLOPs of forward and backward are counted by torch on the meta device, where nothing is computed; so are the bytes that backward
+keeps (in single precision; half of them under bf16). Hours are FLOPs divided by an *assumed* share of a GPU's peak: nothing here
+was measured on a GPU.
 """
 
 from __future__ import annotations
@@ -29,8 +29,8 @@ def counted(run) -> tuple[int, int]:
 
     def pack(tensor: torch.Tensor) -> torch.Tensor:
         if not isinstance(tensor, torch.nn.Parameter):
-            kept[id(tensor.untyped_storage())] = tensor.untyped_storage().nbytes()
-            alive.append(tensor)  # so that no other storage gets the same id
+            kept[tensor.untyped_storage()._cdata] = tensor.untyped_storage().nbytes()
+            alive.append(tensor)  # so that no other storage gets the same address
         return tensor
 
     alive: list[torch.Tensor] = []
@@ -50,7 +50,7 @@ def picture(experiment: Experiment) -> dict:
 
 
 def scene(experiment: SceneExperiment) -> dict:
-    """Of one view: the encoder, candidates compared without gradient, and pixels rendered with it (three times a forward pass)."""
+    """Of one view: the encoder, candidates compared without gradient, pixels rendered with it (three times a forward pass)."""
     m, loss, size = experiment.model, experiment.loss, experiment.views.size
     outputs = m.candidates * (3 if m.cameras == "sphere" else 7)
     with torch.device("meta"):
@@ -96,15 +96,22 @@ def main() -> None:
     parser.add_argument("--share", type=float, default=0.3, help="of the peak that is assumed to be reached (0.3)")
     parser.add_argument("--gpus", type=int, default=8, help="among which a batch is shared out, for the memory (8)")
     parser.add_argument("--presets", nargs="+", help="only these")
+    parser.add_argument("--laptop", action="store_true", help="the small presets, on a machine that does .07 TFLOP/s")
     options = parser.parse_args()
     print(
-        "| preset | parameters | GFLOPs an image | batch | steps | GiB a GPU | GPU hours |\n|---|---|---|---|---|---|---|"
+        "| preset | parameters | GFLOPs an image | batch | steps | GiB a GPU | hours |\n|---|---|---|---|---|---|---|"
     )
     for name, (_, experiment) in {**PRESETS, **SCENES}.items():
-        if options.presets and name not in options.presets:
+        small = name.endswith(("-laptop", "32", "-small"))
+        if name not in (options.presets or [name]) or small != options.laptop:
             continue
-        c = cost(experiment, options.teraflops, options.share, options.gpus)
-        hours = f"{c['hours']:,.0f}" if c["hours"] >= 10 else f"{c['hours']:.2g}"
+        alone = isinstance(experiment, SceneExperiment) or options.laptop
+        speed = (0.07, 1.0) if options.laptop else (options.teraflops, options.share)
+        c = cost(experiment, *speed, gpus=1 if alone else options.gpus)
+        minutes = 60 * c["hours"]
+        hours = f"{minutes:.0f} min" if minutes < 90 else f"{c['hours']:,.0f}"
+        if isinstance(experiment, SceneExperiment) and experiment.model.resolution:
+            hours = "not counted"  # voxels are looked up: hardly a FLOP
         print(
             f"| {name} | {c['parameters'] / 1e6:,.1f} M | {c['flops'] / 1e9:,.3g} | {c['batch']} | {c['steps']:,} | "
             f"{c['gib']:.1f} | {hours} |"

@@ -70,7 +70,7 @@ PICTURES["shapes3d"] = (
 LAPTOP: dict[str, tuple[str, Experiment]] = {
     f"{name}-laptop": (
         f"{name} cut down to {_laptop(full, 1).model.image_size} px and C = 16, for minutes on 2 CPU cores. Not tuned.",
-        _laptop(full, 1500 if full.model.image_size == 128 else 4000),
+        _laptop(full, {"shapes3d": 2500}.get(name, 1500 if full.model.image_size == 128 else 4000)),
     )
     for name, (_, full) in PICTURES.items()
 }

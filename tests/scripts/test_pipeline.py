@@ -322,3 +322,56 @@ def test_help(here, name):
     assert done.returncode == 0
     fields = [line for line in done.stdout.splitlines() if line.strip().startswith(("│ --", "--"))]
     assert len(fields) > 5
+
+
+# ---------------------------------------------------------------------- when things go wrong, and what things cost
+
+
+@pytest.mark.slow
+def test_faults(tmp_path):
+    """The short form of ``benchmarks/faults.py --kills 20``, whose long form is in benchmarks/results."""
+    command = [sys.executable, ROOT / "benchmarks/faults.py", "--kills", "2", "--parts", "kills", "worker"]
+    done = subprocess.run(
+        [*command, "--save", tmp_path, "--json", tmp_path / "out.json"], capture_output=True, text=True, timeout=800
+    )
+    assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
+    report = json.loads((tmp_path / "out.json").read_text())
+    assert (
+        report["passed"] and report["parts"]["kills"]["differences"] == [] == report["parts"]["worker"]["differences"]
+    )
+    assert (tmp_path / "killed.safetensors").read_bytes() == (tmp_path / "undisturbed.safetensors").read_bytes()
+
+
+@pytest.mark.slow
+def test_costs_and_throughput(tmp_path):
+    done = subprocess.run(
+        [sys.executable, ROOT / "benchmarks/costs.py", "--presets", "flower64", "lego"], capture_output=True, text=True
+    )
+    assert "| flower64 | 174.4 M | 734 | 128 | 50,000 |" in done.stdout and "| lego |" in done.stdout, done.stderr
+    command = [
+        sys.executable,
+        ROOT / "benchmarks/throughput.py",
+        "--rounds",
+        "1",
+        "--steps",
+        "3",
+        "--batch",
+        "2",
+        "--threads",
+        "1",
+    ]
+    subprocess.run([*command, "--json", tmp_path / "out.json"], check=True, capture_output=True, timeout=300)
+    report = json.loads((tmp_path / "out.json").read_text())
+    assert set(report["factorized"]["ratio_wall"]) == {"bare loop, same work", "bare loop, no clipping or averages"}
+    assert report["loading"]["share_of_a_step"] < 0.5
+
+
+def test_the_page_s_table_is_what_is_computed():
+    """docs/from_laptop_to_cluster.md quotes ``benchmarks/costs.py``."""
+    page = (ROOT / "docs/from_laptop_to_cluster.md").read_text()
+    for name in PRESETS:
+        if name in page and not name.endswith(("32", "-small")):
+            assert f"| {name} | " in page, name
+            steps = PRESETS[name][1].training.steps
+            (row,) = [line for line in page.splitlines() if line.startswith(f"| {name} |")]
+            assert f"| {steps:,} |" in row
