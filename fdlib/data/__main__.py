@@ -88,9 +88,6 @@ def check(options: argparse.Namespace) -> int:
 def make(options: argparse.Namespace) -> int:
     source(options.name)
     folder = options.folder or data_folder() / options.name
-    if options.name == "shapes3d":
-        print(f"nothing to prepare: give training --data.source shapes3d --data.path {folder / '3dshapes.h5'}")
-        return 0
     path = prepare(
         options.name,
         folder,

@@ -18,6 +18,7 @@ from fdlib.data.multiview import MultiView
 from fdlib.data.prepare import Prepared, open_prepared, prepared_folder, prepared_name
 from fdlib.denoiser import Model
 from fdlib.experiments import Views, load_model, load_schedule, load_settings
+from fdlib.factorized import Segments
 from fdlib.images import from_uint8
 from fdlib.metrics.generation import Inception, draw, frechet_distance
 from fdlib.metrics.geometry import lpips, psnr, ssim
@@ -39,8 +40,10 @@ class Evaluation:
     """Tables 2.1 to 2.4: another preset's run in the place of the table's (flower128, say)."""
     suffix: str = ""
     """Appended to the presets' names: "-laptop" evaluates the laptop presets."""
-    prepared: Path | None = None
-    """What ``python -m fdlib.data prepare`` wrote (FDLIB_DATA/prepared)."""
+    checkpoint: Path | None = None
+    """One model in the place of every run: a run's folder, or one written by save_pretrained (for the tables of one model)."""
+    data: Path | None = None
+    """The folder of data sets (FDLIB_DATA); what ``python -m fdlib.data prepare`` wrote is in it or in its prepared/."""
     fit: int = 500
     """Training pictures on which the map from regions to classes is fitted."""
     limit: int = 10_000
@@ -56,16 +59,23 @@ class Evaluation:
 
     def model(self, preset: str, variant: str = "", change: str = "") -> tuple[Model, Path]:
         """The model of a preset's run, or of a variant of it that a change of its command makes; and the run's folder."""
+        device = "cuda" if torch.cuda.is_available() else "cpu"
+        if self.checkpoint is not None:
+            return load_model(self.checkpoint).to(device), self.checkpoint
         name = f"{preset}{self.suffix}"
         folder = self.runs / (f"{name}-{variant}" if variant else name)
         if not (folder / "model/config.json").is_file():
             raise Missing(
                 f"missing: {folder} (python scripts/train.py {name} {change}{' ' if change else ''}--folder {folder})"
             )
-        return load_model(folder).to("cuda" if torch.cuda.is_available() else "cpu"), folder
+        return load_model(folder).to(device), folder
 
-    def data(self, name: str, split: str, size: int) -> Prepared:
-        path = (self.prepared or prepared_folder()) / f"{prepared_name(name, split, size)}.npy"
+    def split(self, name: str, split: str, size: int) -> Prepared:
+        """A prepared split of a data set."""
+        file = f"{prepared_name(name, split, size)}.npy"
+        path = (self.data / "prepared" if self.data else prepared_folder()) / file
+        if self.data and (self.data / file).is_file():
+            path = self.data / file
         if not path.is_file():
             raise Missing(f"missing: {path} (python -m fdlib.data prepare {name} --split {split} --size {size})")
         return open_prepared(path)
@@ -96,9 +106,11 @@ def _truth(data: Prepared, rows: np.ndarray) -> Tensor:
 def _scores(e: Evaluation, run: Sequence[str], data: str, fit: str, test: str, classes: int) -> dict:
     """Accuracy, IoU and DICE of each class, in per cent."""
     model, folder = e.model(*run)
+    if not isinstance(model, Segments):
+        raise ValueError(f"{folder} holds a {type(model).__name__}, which has no regions")
     size, parts = model.image_size, []
     for split, limit in ((fit, e.fit), (test, e.limit)):
-        prepared = e.data(data, split, size)
+        prepared = e.split(data, split, size)
         rows = some(len(prepared.images), limit)
         labels = _imagenet_classes(e, prepared, rows, size) if getattr(model, "classes", None) else None
         parts.append((segment(model, folder, prepared, rows, e.t, labels), _truth(prepared, rows)))
@@ -113,7 +125,7 @@ def _scores(e: Evaluation, run: Sequence[str], data: str, fit: str, test: str, c
 
 def _imagenet_classes(e: Evaluation, data: Prepared, rows: np.ndarray, size: int) -> Tensor:
     """The conditional model's class number of each picture, by the names of the classes that it was trained on."""
-    numbers = {wnid: k for k, wnid in enumerate(e.data("imagenet", "train", size).about["groups"])}
+    numbers = {wnid: k for k, wnid in enumerate(e.split("imagenet", "train", size).about["groups"])}
     return torch.tensor([numbers[data.about["groups"][g]] for g in data.groups[rows]])
 
 
@@ -137,7 +149,7 @@ def fid(e: Evaluation, run: Sequence[str], data: str) -> float:
     """Fréchet distance of Inception features between generated and training pictures."""
     model, folder = e.model(*run)
     split = {"ffhq": "all"}.get(data, "train")
-    real = e.data(data, split, model.image_size)
+    real = e.split(data, split, model.image_size)
     try:
         inception = Inception(e.inception, device=str(next(model.parameters()).device))
     except FileNotFoundError as error:
@@ -194,7 +206,7 @@ def voc(e: Evaluation) -> dict[str, tuple[Cell, ...]]:
     """Table 2.7: for each VOC class the pictures that show it, segmented as pictures of the table's ImageNet class; the object
     against everything else, borders left out. The map is fitted on VOC's training pictures of the class."""
     model, folder = e.model("imagenet64")
-    splits = [e.data("voc2012", split, model.image_size) for split in ("train", "val")]
+    splits = [e.split("voc2012", split, model.image_size) for split in ("train", "val")]
     from fdlib.data.benchmarks import VOC_CLASSES
 
     rows: dict[str, tuple[Cell, ...]] = {}
@@ -332,7 +344,7 @@ def davis(e: Evaluation, videos: Sequence[str], label: int | None) -> tuple[dict
         raise ValueError(
             "label is missing: the model was trained with classes; pass --label with one of ImageNet's (bear: 294)"
         )
-    data = e.data("davis2017", "val", model.image_size)
+    data = e.split("davis2017", "val", model.image_size)
     names = data.about["groups"]
     unknown = [video for video in videos if video not in names]
     if unknown:

@@ -255,6 +255,21 @@ def test_prepare_makes_one_array_of_any_of_them(made, tmp_path, name):
     assert isinstance(ArrayImages.from_file(path).images, np.memmap)  # and any other program can map it
 
 
+def test_prepare_the_official_3d_shapes(tmp_path):
+    pytest.importorskip("h5py")
+    from fdlib.data.shapes3d import Shapes3D, write_h5
+    from fdlib.images import to_uint8
+
+    (tmp_path / "shapes3d").mkdir()
+    write_h5(tmp_path / "shapes3d/3dshapes.h5", torch.arange(0, 480_000, 40_000), size=16)
+    path = prepare("shapes3d", tmp_path / "shapes3d", size=8, to=tmp_path / "out", progress=False)
+    prepared = open_prepared(path, check=True)
+    expected = to_uint8(Shapes3D(size=8, source=tmp_path / "shapes3d/3dshapes.h5").images())
+    assert path.name == "shapes3d-all-8.npy" and (prepared.images == expected).all() and len(prepared.images) == 12
+    with pytest.raises(FileNotFoundError, match=r"3dshapes\.h5"):
+        prepare("shapes3d", tmp_path, size=8, to=tmp_path)
+
+
 def test_masks_are_cut_as_pictures_are(tmp_path):
     mask = np.zeros((40, 60), np.uint8)
     mask[:, 10:50] = 1

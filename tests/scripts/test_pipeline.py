@@ -269,6 +269,18 @@ def test_a_table_from_runs(world, tmp_path, here, table, presets):
 
 
 @pytest.mark.slow
+def test_a_table_from_a_checkpoint_and_a_data_folder(world, tmp_path, here):
+    model = trained(world, "flower64-laptop") / "model"
+    done = here("evaluate", "2.1", "--checkpoint", model, "--data", world / "data", "--json", tmp_path / "out.json")
+    assert done.returncode == 0, done.stderr
+    assert all(isinstance(x, float) for x in json.loads((tmp_path / "out.json").read_text())["2.1"]["Ours"])
+    done = here("evaluate", "2.2", "--checkpoint", model, "--data", tmp_path)
+    assert f"missing: {tmp_path}/prepared/cub200-train-32.npy (python -m fdlib.data prepare cub200" in done.stdout
+    done = here("evaluate", "2.1", "--checkpoint", trained(world, "car-laptop"), "--data", world / "data")
+    assert done.returncode == 1 and "PoseDenoiser" in done.stderr
+
+
+@pytest.mark.slow
 def test_table_2_4_knows_imagenet_s_classes(world, tmp_path, here):
     trained(world, "imagenet64-laptop")
     done = here("evaluate", "2.4", "--runs", world / "runs", "--suffix=-laptop")
@@ -375,3 +387,23 @@ def test_the_page_s_table_is_what_is_computed():
             steps = PRESETS[name][1].training.steps
             (row,) = [line for line in page.splitlines() if line.startswith(f"| {name} |")]
             assert f"| {steps:,} |" in row
+
+
+CONFIGURED = ["fdlib/experiments.py", "fdlib/training.py", "fdlib/metrics/evaluation.py",
+              *(f"scripts/{name}.py" for name in ("train", "segment", "sample", "render", "evaluate"))]  # fmt: skip
+
+
+@pytest.mark.parametrize("file", CONFIGURED)
+def test_every_setting_is_documented(file):
+    """Each field of each configuration has its sentence below it, which --help shows."""
+    import ast
+
+    checked = 0
+    for node in ast.parse((ROOT / file).read_text()).body:
+        if isinstance(node, ast.ClassDef) and node.name not in ("TrainingState",):
+            for field, after in zip(node.body, [*node.body[1:], None]):
+                if isinstance(field, ast.AnnAssign) and "field(default_factory" not in ast.unparse(field):
+                    documented = isinstance(after, ast.Expr) and isinstance(after.value, ast.Constant)
+                    assert documented, f"{file}: {node.name}.{field.target.id}"
+                    checked += 1
+    assert checked > 3
