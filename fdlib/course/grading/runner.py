@@ -1,0 +1,81 @@
+"""Inside the jail: run a notebook's cells in a Jupyter kernel, in order, and tell each cell's outputs on standard output.
+
+    python -I -m fdlib.course.grading.runner NOTEBOOK CELL_SECONDS
+
+A cell that takes too long is interrupted, and the next one runs. A kernel that dies ends the notebook. This process is the
+student's neighbour and no more trusted than the student: what it prints is only ever shown, never graded.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import sys
+
+MAX_OUTPUT = 200_000  # characters of a cell's outputs that are worth showing
+KEPT = ("text/plain", "image/png", "text/markdown", "text/latex")
+
+
+def main(path: str, cell_seconds: float) -> int:
+    import nbformat
+    from nbclient import NotebookClient
+    from nbclient.exceptions import DeadKernelError
+
+    notebook = nbformat.read(path, as_version=4)
+    client = NotebookClient(
+        notebook,
+        timeout=cell_seconds,
+        kernel_name="python3",
+        allow_errors=True,
+        interrupt_on_timeout=True,
+        startup_timeout=120,
+        shutdown_kernel="immediate",
+        resources={"metadata": {"path": os.getcwd()}},
+    )
+    index = -1
+    try:
+        with client.setup_kernel():
+            for index, cell in enumerate(notebook.cells):
+                if cell.cell_type == "code":
+                    say(event="start", cell=index)
+                    client.execute_cell(cell, index)
+                    say(event="cell", cell=index, outputs=shown(cell.outputs))
+    except DeadKernelError:
+        say(event="died", cell=index)
+        return 3
+    except Exception as error:
+        say(event="failed", cell=index, error=f"{type(error).__name__}: {error}"[:500])
+        return 4
+    say(event="end")
+    return 0
+
+
+def say(**words) -> None:
+    with contextlib.suppress(OSError):
+        os.write(1, json.dumps(words).encode() + b"\n")
+
+
+def shown(outputs) -> list[dict]:
+    """Outputs cut to what a person reads: text and pictures, no HTML and no scripts."""
+    kept, room = [], MAX_OUTPUT
+    for output in outputs:
+        if output.output_type == "stream":
+            text = output.text[: min(room, 20_000)]
+            kept.append({"output_type": "stream", "name": output.name, "text": text})
+            room -= len(text)
+        elif output.output_type == "error":
+            trace = [line[:2000] for line in output.traceback[-20:]]
+            kept.append({"output_type": "error", "ename": output.ename[:200], "evalue": output.evalue[:2000], "traceback": trace})
+            room -= 2000
+        elif data := {kind: value for kind, value in output.get("data", {}).items() if kind in KEPT and len(value) < room}:
+            room -= sum(map(len, data.values()))
+            kept.append({"output_type": "display_data", "data": data, "metadata": {}})
+        if room <= 0 or len(kept) >= 100:
+            kept.append({"output_type": "stream", "name": "stdout", "text": "\n… and more, not shown\n"})
+            break
+    return kept
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1], float(sys.argv[2])))

@@ -1,0 +1,370 @@
+"""A student's process from outside: which walls this system has, a jail with them, and the end of all that lives in it.
+
+    kind, why = choose("auto")
+    with Sandbox(kind, files, channel, command, limits, slot=0) as sandbox: …
+
+From the best to the least:
+
+- ``namespaces``: own mounts, processes, network (loopback only), IPC; as root also another user. Needs Linux.
+- ``docker``: the same walls, built by Docker's daemon around this machine's own Python. On request. Needs Linux.
+- ``user``: limits, and an unprivileged user of its own for each of the runs in parallel. Needs root. The network is open, and
+  what everybody on this machine may read can be read.
+- ``limits``: limits only. A submission can do whatever you can do. Never chosen by itself.
+
+Control groups add limits on the *sum* over a submission's processes wherever they can be made; the others are for each process.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import sysconfig
+import tempfile
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+KINDS = ("namespaces", "docker", "user", "limits")
+HOME, JAIL = "/home/student", Path(__file__).with_name("jail.py")
+FIRST_USER = 61_000  # user ids that no system gives to people
+WORKS = "fdlib-walls-work"
+
+
+@dataclass(frozen=True)
+class Limits:
+    """What one submission may use. ``seconds``: wall time for all; ``cell_seconds``: for a cell, then it is interrupted."""
+
+    seconds: float = 600.0
+    cell_seconds: float = 60.0
+    memory: int = 3 * 2**30  # bytes
+    processes: int = 128  # with threads
+    file: int = 256 * 2**20  # bytes, each
+    disk: int = 512 * 2**20  # bytes, all together
+
+    def as_numbers(self) -> dict:
+        """For jail.py. Processor time gets some slack: the clock ends most, this only what hides from the clock."""
+        return dataclasses.asdict(self) | {"cpu": int(2 * self.seconds) + 10}
+
+
+def choose(wanted: str = "auto") -> tuple[str, list[str]]:
+    """The walls to use, and for each that was tried in vain, why.
+
+    Raises:
+        RuntimeError: what was asked for does not work here; or, for "auto", nothing does that deserves the name.
+    """
+    tried = []
+    for kind in ("namespaces", "user") if wanted == "auto" else (wanted,):
+        problem = _problem(kind)
+        if problem is None:
+            return kind, tried
+        tried.append(f"{kind}: {problem}")
+    raise RuntimeError(
+        f"no walls to grade behind ({'; '.join(tried)}). Submissions are programs of strangers. Grade on Linux, as root or "
+        "where unprivileged user namespaces are allowed; or, if you trust them as you trust yourself, say --containment limits."
+    )
+
+
+def _problem(kind: str) -> str | None:
+    """Why walls of this kind cannot be built here, found out by building them."""
+    if kind == "limits":
+        return None if os.name == "posix" else "needs Linux or macOS"
+    if sys.platform != "linux":
+        return "needs Linux"
+    if kind == "user" and os.getuid() != 0:
+        return "needs root"
+    if kind == "docker" and (shutil.which("docker") is None or subprocess.run(["docker", "info"], capture_output=True).returncode):
+        return "Docker's daemon does not answer"
+    with tempfile.TemporaryDirectory(prefix="fdlib-") as folder:
+        files, channel = Path(folder) / "files", Path(folder) / "channel"
+        files.mkdir(), channel.mkdir()
+        command = [sys.executable, "-c", f"import torch.version, fdlib; print('{WORKS}')"]
+        with Sandbox(kind, files, channel, command, Limits(seconds=60), slot=99) as sandbox:
+            try:
+                said = sandbox.process.communicate(timeout=60)[0].decode(errors="replace")
+            except subprocess.TimeoutExpired:
+                return "does not start within a minute"
+        return None if WORKS in said else (said.strip() or "does not start")[-300:]
+
+
+class Sandbox:
+    """A running command behind walls; leaving the context ends it and everything it started.
+
+    Args:
+        kind: one of KINDS.
+        files: a folder whose regular files the command finds in its home; it works on a copy.
+        channel: a folder with the judge's socket, visible inside, not writable.
+        command: what to run. Its standard output is ``process.stdout``; its standard error is thrown away.
+        slot: a number that no other sandbox running at this time has.
+    """
+
+    def __init__(self, kind: str, files: Path, channel: Path, command: list[str], limits: Limits, slot: int):
+        self.kind, self.limits, self.slot = kind, limits, slot
+        self.files, self.channel, self.command = files, channel, command
+        self.cgroup: Cgroup | None = None
+
+    def __enter__(self) -> Sandbox:
+        self.place = Path(tempfile.mkdtemp(prefix="fdlib-jail-"))
+        os.chmod(self.place, 0o755)
+        root = os.getuid() == 0
+        inside = self.kind in ("namespaces", "docker")
+        uid = FIRST_USER + self.slot if root and self.kind in ("namespaces", "user", "docker") else None
+        home = HOME if inside else str(self.place / "home")
+        if not inside:
+            from fdlib.course.grading import jail
+
+            jail.copy_regular_files(str(self.files), home)
+            for folder, folders, names in os.walk(home):
+                for path in (folder, *(os.path.join(folder, name) for name in names)):
+                    os.chmod(path, 0o700)
+                    if uid is not None:
+                        os.chown(path, uid, uid)
+            del folders
+        self.home, self.uid = home, uid
+        (self.place / "root").mkdir()
+        channel = "/channel" if inside else str(self.channel)
+        environment = _environment(home, f"{channel}/socket", str(self.channel))
+        if self.kind == "docker":
+            words, said = self._docker(environment), b""
+        else:
+            self.cgroup = Cgroup.make(f"fdlib-{os.getpid()}-{self.slot}", self.limits)
+            words = [sys.executable, "-I", "-S", str(JAIL)]
+            description = {
+                "command": [part.replace("{channel}", channel) for part in self.command],
+                "environment": environment,
+                "namespaces": self.kind == "namespaces",
+                "user_namespace": not root,
+                "uid": uid,
+                "home": home,
+                "root": str(self.place / "root"),
+                "files": str(self.files),
+                "channel": str(self.channel),
+                "read_only": visible(),
+                "cgroups": self.cgroup.doors if self.cgroup else [],
+                "limits": self.limits.as_numbers(),
+            }
+            said = json.dumps(description).encode()
+        self.process = subprocess.Popen(
+            words, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, start_new_session=True
+        )
+        with contextlib.suppress(BrokenPipeError):
+            self.process.stdin.write(said)
+            self.process.stdin.flush()
+            self.process.stdin.close()
+        self.process.stdin = None
+        return self
+
+    def __exit__(self, *_) -> None:
+        with contextlib.suppress(ProcessLookupError, PermissionError):
+            os.killpg(self.process.pid, signal.SIGKILL)
+        if self.kind == "docker":
+            subprocess.run(["docker", "rm", "--force", self._name()], capture_output=True)
+        if self.cgroup:
+            self.cgroup.kill()
+        if self.uid is not None and self.kind != "docker":
+            end_all_of(self.uid)
+        elif self.kind == "limits":
+            end_all_marked(str(self.channel))
+        self.process.wait()
+        if self.process.stdout:
+            self.process.stdout.close()
+        if self.cgroup:
+            self.cgroup.remove()
+        shutil.rmtree(self.place, ignore_errors=True)
+
+    def hit(self) -> str | None:
+        """The limit that the control group or the clock says was reached, in words."""
+        return self.cgroup.hit() if self.cgroup else None
+
+    def _name(self) -> str:
+        return f"fdlib-{os.getpid()}-{self.slot}"
+
+    def _docker(self, environment: dict) -> list[str]:
+        """Docker's walls around this machine's own Python: an empty image, and read-only views of /usr and Python."""
+        subprocess.run("tar c --files-from /dev/null | docker import - fdlib-empty", shell=True, capture_output=True)
+        limits, user = self.limits, self.uid or os.getuid()
+        words = ["docker", "run", "--rm", "--name", self._name(), "--network", "none", "--read-only", "--init"]
+        words += ["--user", f"{user}:{user}", "--cap-drop", "ALL", "--security-opt", "no-new-privileges", "--ipc", "private"]
+        words += ["--memory", str(limits.memory), "--memory-swap", str(limits.memory), "--pids-limit", str(limits.processes)]
+        words += ["--ulimit", f"fsize={limits.file}", "--ulimit", "core=0", "--workdir", HOME]
+        for place in ("/tmp", HOME, "/dev/shm"):
+            words += ["--tmpfs", f"{place}:rw,mode=777,size={limits.disk}"]
+        system = [f"/{name}" for name in ("usr", "bin", "sbin", "lib", "lib64") if os.path.isdir(f"/{name}")]
+        for folder in dict.fromkeys((*system, *visible())):
+            words += ["--volume", f"{folder}:{folder}:ro"]
+        words += ["--volume", f"{self.channel}:/channel:ro", "--volume", f"{self.files}:/files:ro"]
+        for name, value in environment.items():
+            words += ["--env", f"{name}={value}"]
+        command = [part.replace("{channel}", "/channel") for part in self.command]
+        return [*words, "fdlib-empty", "/bin/sh", "-c", f'cp -r /files/. {HOME}; exec "$@"', "sh", *command]
+
+
+def _environment(home: str, socket: str, mark: str) -> dict[str, str]:
+    return {
+        "HOME": home,
+        "PATH": f"{os.path.dirname(sys.executable)}:/usr/bin:/bin",
+        "LANG": "C.UTF-8",
+        "FDLIB_CHANNEL": socket,
+        "FDLIB_MARK": mark,
+        "FDLIB_PROFILE": "ci",
+        "FDLIB_CACHE": f"{home}/.cache",
+        "FDLIB_RUNS": f"{home}/runs",
+        "HF_HUB_OFFLINE": "1",
+        "OMP_NUM_THREADS": "1",
+        "OMP_WAIT_POLICY": "PASSIVE",
+        "PYTHONDONTWRITEBYTECODE": "1",
+        "IPYTHONDIR": f"{home}/.ipython",
+        "JUPYTER_RUNTIME_DIR": f"{home}/.jupyter",
+    }
+
+
+def visible() -> list[str]:
+    """The folders that a submission may read: Python, its packages, fdlib with its data; neither solutions nor tests."""
+    import fdlib
+    from fdlib.course.session import checkout
+
+    places = [sys.base_prefix, sys.prefix, sysconfig.get_paths()["purelib"], sysconfig.get_paths()["platlib"]]
+    places += [path for path in sys.path if path.endswith(("site-packages", "dist-packages"))]
+    places.append(str(Path(fdlib.__file__).resolve().parent))
+    if root := checkout():
+        places += [str(root / "data"), str(root / "pyproject.toml")]
+    return [place for place in dict.fromkeys(places) if os.path.exists(place) and not place.startswith("/usr/")]
+
+
+# ------------------------------------------------------------------------------ control groups
+
+
+@dataclass
+class Cgroup:
+    """A control group, of either version. ``doors``: files into which a process writes 0 to enter."""
+
+    folders: dict[str, Path]
+    limits: Limits
+    version: int
+
+    @classmethod
+    def make(cls, name: str, limits: Limits) -> Cgroup | None:
+        """A new group with limits on memory and processes, or None where this system does not let us."""
+        return cls._second(name, limits) or cls._first(name, limits)
+
+    @classmethod
+    def _second(cls, name: str, limits: Limits) -> Cgroup | None:
+        with contextlib.suppress(OSError, ValueError):
+            own = next(line[3:].strip() for line in open("/proc/self/cgroup") if line.startswith("0::"))
+            for parent in (Path("/sys/fs/cgroup") / own.strip("/"), Path("/sys/fs/cgroup")):
+                with contextlib.suppress(OSError):
+                    if not {"memory", "pids"} <= set((parent / "cgroup.controllers").read_text().split()):
+                        continue
+                    (parent / "cgroup.subtree_control").write_text("+memory +pids")
+                    folder = parent / name
+                    folder.mkdir()
+                    (folder / "memory.max").write_text(str(limits.memory))
+                    (folder / "pids.max").write_text(str(limits.processes))
+                    with contextlib.suppress(OSError):
+                        (folder / "memory.swap.max").write_text("0")
+                    return cls({"memory": folder, "pids": folder}, limits, 2)
+        return None
+
+    @classmethod
+    def _first(cls, name: str, limits: Limits) -> Cgroup | None:
+        made: dict[str, Path] = {}
+        try:
+            lines = [line.strip().split(":", 2) for line in open("/proc/self/cgroup")]
+            for kind, file, value in (("memory", "limit_in_bytes", limits.memory), ("pids", "max", limits.processes)):
+                own = next(path for _, kinds, path in lines if kind in kinds.split(","))
+                folder = Path("/sys/fs/cgroup") / kind / own.strip("/") / name
+                folder.mkdir()
+                made[kind] = folder
+                (folder / f"{kind}.{file}").write_text(str(value))
+            return cls(made, limits, 1)
+        except (OSError, StopIteration):
+            for folder in made.values():
+                with contextlib.suppress(OSError):
+                    folder.rmdir()
+            return None
+
+    @property
+    def doors(self) -> list[str]:
+        return [str(folder / "cgroup.procs") for folder in dict.fromkeys(self.folders.values())]
+
+    def hit(self) -> str | None:
+        files = {1: ("memory.oom_control", "pids.events"), 2: ("memory.events", "pids.events")}[self.version]
+        for kind, file, key, words in (
+            ("memory", files[0], "oom_kill", f"out of memory: more than {self.limits.memory / 2**20:.0f} MiB"),
+            ("pids", files[1], "max", f"too many processes: more than {self.limits.processes}"),
+        ):
+            with contextlib.suppress(OSError, ValueError):
+                counts = dict(line.split() for line in (self.folders[kind] / file).read_text().splitlines())
+                if int(counts.get(key, 0)):
+                    return words
+        return None
+
+    def kill(self) -> None:
+        for _ in range(200):
+            alive = [int(pid) for folder in self.folders.values() for pid in (folder / "cgroup.procs").read_text().split()]
+            if not alive:
+                return
+            for pid in set(alive):
+                with contextlib.suppress(ProcessLookupError):
+                    os.kill(pid, signal.SIGKILL)
+            time.sleep(0.02)
+
+    def remove(self) -> None:
+        for folder in dict.fromkeys(self.folders.values()):
+            for _ in range(50):
+                try:
+                    folder.rmdir()
+                    break
+                except FileNotFoundError:
+                    break
+                except OSError:  # its last process is still being buried
+                    time.sleep(0.05)
+
+
+# ------------------------------------------------------------------------------ the end, where no namespace brings it
+
+
+def _processes():
+    for entry in os.scandir("/proc"):
+        if entry.name.isdigit():
+            yield int(entry.name), entry
+
+
+def end_all_of(uid: int) -> None:
+    """Kill every process of a user, those that left their group and session too, until none is left."""
+    for _ in range(200):
+        alive = []
+        for pid, entry in _processes():
+            with contextlib.suppress(OSError):
+                if entry.stat().st_uid == uid and (Path(entry.path) / "stat").read_text().rsplit(")", 1)[1].split()[0] != "Z":
+                    alive.append(pid)
+        for pid in alive:
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
+        if not alive:
+            return
+        time.sleep(0.02)
+
+
+def end_all_marked(mark: str) -> None:
+    """Kill our own processes whose environment carries the mark; one that wiped its environment escapes."""
+    if not os.path.isdir("/proc/self"):
+        return
+    needle = f"FDLIB_MARK={mark}".encode()
+    for _ in range(200):
+        alive = []
+        for pid, entry in _processes():
+            with contextlib.suppress(OSError):
+                if needle in (Path(entry.path) / "environ").read_bytes().split(b"\0"):
+                    alive.append(pid)
+        for pid in alive:
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
+        if not alive:
+            return
+        time.sleep(0.02)
