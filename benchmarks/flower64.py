@@ -7,8 +7,8 @@ Data: an .npz with ``images`` (N, 64, 64, 3) uint8, ``labels`` (M, 64, 64) uint8
 label; the map from regions to classes is fitted on that half, and the scores are of the other half, which it never saw. Beside
 them two baselines without learning: all foreground, and a disc in the middle.
 
-FLOPs are counted (``benchmarks/costs.py``), so the share of the peak is of useful work. On a CPU, with a ``-laptop`` preset, it is
-a test of this script.
+FLOPs are counted (``benchmarks/costs.py``), so the share of the peak is of useful work. On a CPU, with a ``-laptop`` preset, it
+is a test of this script.
 """
 
 from __future__ import annotations
