@@ -15,7 +15,7 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.fdlib-installed
 NOTEBOOKS := $(sort $(wildcard notebooks/[0-9]*.ipynb))
 
-.PHONY: help install lab demo test quick notebooks sync exercises registry lint format lock clean
+.PHONY: help install lab demo test quick notebooks sync exercises site registry lint format lock clean
 
 help:  ## this list
 	@echo "fdlib: a course on diffusion models. Start with:  make lab"
@@ -66,6 +66,9 @@ sync: $(STAMP)  ## make each notebook from its .py: first cell, no outputs, stab
 
 exercises: $(STAMP)  ## make the students' notebooks from solutions/
 	@$(BIN)/python -m fdlib.course exercises
+
+site: $(STAMP)  ## one searchable web site of lessons (run in PROFILE), exercises and reference: build/site
+	@$(BIN)/python -m fdlib.course site --profile $(PROFILE)
 
 registry: $(STAMP)  ## re-write data/registry.json after files in data/ changed
 	@$(BIN)/python -m fdlib.course registry

@@ -6,7 +6,9 @@
     photo_upload(draw, size=32)              # a button that takes a picture of the reader's own, and what `draw` makes of it
 
 The sliders send finished PNG pictures, so moving one costs no drawing. Exported to HTML without a running kernel they
-cannot compute, so each leaves a still picture in the page, which hides itself wherever the slider is shown.
+cannot compute, so each leaves a still picture in the page, which hides itself wherever the slider is shown. With FDLIB_EXPORT=1
+in the environment (as `make site` has it) a slider is not a widget at all but a player of pictures drawn beforehand, which
+moves without a kernel.
 """
 
 from __future__ import annotations
@@ -15,11 +17,13 @@ import base64
 import functools
 import html
 import io
+import os
 import sys
 from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
+from PIL import Image
 from torch import Tensor
 
 from fdlib.images import Images, check_texts, image_grid, png_bytes
@@ -32,6 +36,7 @@ except ImportError as error:
     raise ImportError("fdlib.widgets needs ipywidgets: pip install 'fdlib[course]'") from error
 
 WIDEST = 1080  # pixels on the screen
+EXPORTED = 32  # pictures of a slider that has to do without a kernel
 
 # Pages without widgets keep the still; where the slider itself was drawn after it, it hides. The outputs of a cell are
 # siblings in JupyterLab, Notebook 7 and exported pages alike.
@@ -111,7 +116,10 @@ class PictureSlider(ipywidgets.VBox):
         self._note.layout.display = None if self._caption else "none"
 
     def _ipython_display_(self, **kwargs) -> None:
-        """Show a still for pages without widgets, then the widget itself."""
+        """Show a still for pages without widgets, then the widget itself; in an export, a player in their place."""
+        if os.environ.get("FDLIB_EXPORT", "") not in ("", "0"):
+            display(self._player())
+            return
         if "google.colab" not in sys.modules:  # Colab puts outputs together in another way: both would be seen
             where = self._labels[self.value] if self._labels is not None else self.value
             text = html.escape(f"{self._description} = {where}")
@@ -121,6 +129,18 @@ class PictureSlider(ipywidgets.VBox):
             super()._ipython_display_(**kwargs)
         else:
             display(self._repr_mimebundle_(**kwargs), raw=True)
+
+
+    def _player(self) -> HTML:
+        """The same, for a page without a kernel: some of the pictures, drawn now."""
+        from fdlib.player import evenly, player
+
+        count = len(self.slider.options) if self._labels is not None else self.slider.max + 1
+        chosen = evenly(count, EXPORTED)
+        pictures = [np.asarray(Image.open(io.BytesIO(self._render(i))).convert("RGB")) for i in chosen]
+        labels = [f"{self._description} = {self._labels[i] if self._labels is not None else i}" for i in chosen]
+        zoom = max(1, round(int(self.picture.width) / pictures[0].shape[1]))
+        return player(pictures, labels, self._description, zoom=zoom)
 
 
 def slider_gallery(

@@ -291,6 +291,7 @@ check.my_betas(my_betas)
 # %% [markdown] nbgrader={"grade": true, "grade_id": "my-betas-report", "locked": false, "points": 6, "schema_version": 3, "solution": true, "task": false}
 # ### BEGIN SOLUTION
 # A model answer names the seeds, gives mean and spread of a distance (sliced Wasserstein, say) for at least: true against true points, the linear schedule, cosine, and the own one; and changes one thing at a time.
+# For two blobs of variance .01 at (1, .3) and (-1, -.3), 2000 points, eight seeds, measured with `sigma="beta"`: true against true .019 (spread .009), linear .034 (.011), cosine .024 (.012), the betas above .022 (.009).
 # An even fall of the log signal-to-noise ratio spends as many steps on each factor of e. It is best where structure exists at all scales; for two well separated blobs
 # the decision falls in a narrow band of t, which a schedule may crowd. A prediction that can fail: moving the blobs apart moves that band, and the best schedule with it.
 # ### END SOLUTION

@@ -28,6 +28,10 @@ def main(arguments: list[str] | None = None) -> int:
     badges.add_argument("--repository", help="owner/name of a fork; by default the address stays")
     badges.add_argument("--branch", default="main", help="the branch that badges open")
     badges.add_argument("--check", action="store_true", help="change nothing, fail if something would change")
+    web = commands.add_parser("site", help="one searchable web site of lessons, exercises and the library's reference")
+    web.add_argument("--out", type=Path, help="a folder; build/site by default")
+    web.add_argument("--execute", nargs="*", metavar="NN", help="lessons to execute, by number; all by default")
+    web.add_argument("--profile", help="in which they are executed: ci, laptop or gpu")
     register = commands.add_parser("registry", help="re-write data/registry.json from the files in data/")
     register.add_argument("--data", type=Path, default=root / "data")
     options = parser.parse_args(arguments)
@@ -37,6 +41,11 @@ def main(arguments: list[str] | None = None) -> int:
 
         print("data/registry.json", "re-written" if update_registry(options.data) else "is up to date")
         return 0
+
+    if options.command == "site":
+        from fdlib.course.site import main as make_site
+
+        return make_site(root, options.out, options.execute, options.profile)
 
     try:
         if options.command == "badges":
