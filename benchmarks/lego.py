@@ -4,14 +4,18 @@
     python benchmarks/lego.py --data nerf_synthetic/lego --size 128 --hours 8 --save DIR     stops after 8 hours; again: goes on
 
 Data: NeRF's synthetic Lego (Mildenhall et al. 2020), 100 training and 50 test views, as a folder in Blender's format or as an
-.npz of arrays (``MultiView.from_npz``), reduced to ``--size`` pixels by averaging. Poses enter no training; radius, intrinsics,
-what is up and the half sphere are given. A seed draws weights, batches and noise; the views are always the same.
+.npz of arrays (``MultiView.from_npz``), reduced to the size of each stage by averaging. Poses enter no training; radius,
+intrinsics, what is up and the half sphere are given. A seed draws weights, batches and noise; the views are always the same.
+
+Coarse to fine: cameras are found at 32 pixels, where a step is cheap, and the model then grows (``PoseDenoiser.grown``) to 64
+and 128. A start may settle on a wrong arrangement of cameras and stay there; so there are ``--starts`` of them, and the one
+whose renderings of the *training images* fit best goes on, which looks at no pose.
 
 Reported: rotation errors after one similarity fitted on the training views, chance beside them (the same for shuffled poses);
-PSNR, SSIM and, where its weights can be had, LPIPS of test views rendered from where the encoder places them; and the same of
-our own supervised figure: the same field, pixels and steps, with the true cameras in training and test.
+PSNR, SSIM and (``--lpips``) LPIPS of test views rendered from where the encoder places them; and the same of
+our own supervised figure: the same field, pixels and steps as in the last stage, with the true cameras in training and test.
 
-A run keeps its checkpoints in DIR/lego-SIZE-seed-N: killed or stopped, it goes on from there when it is started again.
+Every stage keeps its checkpoints in a folder of DIR: killed or stopped, the study goes on from there when started again.
 """
 
 from __future__ import annotations
@@ -25,13 +29,13 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from poses import commit, evaluate, known_poses
+from poses import commit, evaluate, known_poses, pictures
 from torch import Tensor
 
 from fdlib.data.multiview import MultiView
 from fdlib.files import atomic_write
 from fdlib.metrics.geometry import lpips, psnr, ssim
-from fdlib.pose import PoseDenoiser
+from fdlib.pose import PoseDenoiser, PoseObjective
 from fdlib.presets import LEGO, PoseExperiment
 from fdlib.training import TrainingState, train
 
@@ -50,64 +54,122 @@ def load(path: Path, size: int) -> tuple[MultiView, MultiView]:
 
 
 @torch.no_grad()
-def quality(model: PoseDenoiser, c2w: Tensor, views: MultiView) -> dict:
-    """PSNR, SSIM and LPIPS (None without its weights) of views rendered from cameras; means over the views."""
-    made = torch.cat([model.render(part) for part in c2w.split(5)]).clamp(-1, 1)
+def quality(model: PoseDenoiser, c2w: Tensor, views: MultiView, perceptual: bool) -> dict:
+    """PSNR, SSIM and, if wanted, LPIPS (None without its weights) of views rendered from cameras; means over the views."""
+    made = pictures(model, c2w)
     result = {
         "psnr": float(psnr(made, views.images, 2.0).mean()),
         "ssim": float(ssim(made, views.images, 2.0).mean()),
     }
     try:
-        result["lpips"] = lpips(made, views.images, 2.0)
+        result["lpips"] = lpips(made, views.images, 2.0) if perceptual else None
     except (RuntimeError, ImportError) as error:
         result |= {"lpips": None, "lpips_missing": str(error)}
     return result
 
 
-def fit(model, objective, views, experiment, groups: slice, folder: Path, hours: float | None, bar: bool):
-    """Train in a folder, from its last checkpoint on, for at most so many hours in all."""
+class Clock:
+    """Stops trainings when all of them together have taken so many hours."""
 
-    def stop(state: TrainingState) -> None:
-        state.interrupted = hours is not None and state.seconds >= 3600 * hours
+    def __init__(self, hours: float | None):
+        self.left = math.inf if hours is None else 3600 * hours
 
+    def __call__(self, state: TrainingState) -> None:
+        state.interrupted = state.interrupted or state.seconds >= self.left
+
+
+def fit(model, objective, views, experiment: PoseExperiment, folder: Path, clock: Clock, bar: bool) -> TrainingState:
+    """Train in a folder, from its last checkpoint on."""
     options = experiment.training(model)
-    options["parameters"] = options["parameters"][groups]
-    return train(model, objective, views, folder=folder, callbacks=[stop], callback_every=100, progress=bar, **options)
+    if not isinstance(objective, PoseObjective):
+        options["parameters"] = options["parameters"][:1]  # with known poses the encoder has nothing to do
+    options["config"] = replace(options["config"], save_every=250)
+    state = train(model, objective, views, folder=folder, callbacks=[clock], callback_every=50, progress=bar, **options)
+    clock.left -= state.seconds
+    return state
 
 
-def run(experiment: PoseExperiment, sets: tuple[MultiView, MultiView], save: Path, hours: float | None, bar: bool):
-    """One seed, without and with poses: its scores, and the cameras."""
-    views, test = sets
-    folder = save / f"lego-{views.size}-seed-{experiment.seed}"
-    model = experiment.build(views, HALF_SPHERE)
-    state = fit(model, experiment.objective(), views, experiment, slice(None), folder, hours, bar)
-    scores, cameras = evaluate(state.ema.eval(), experiment, views, {"test": test})
-    result = {"seed": experiment.seed, "steps": state.step, "of_steps": experiment.steps, "seconds": state.seconds}
-    result |= {**scores, "parameters": model.parameter_count}
-    if "failed" not in result:
-        result["test_views"] = quality(state.ema, torch.from_numpy(cameras["test_estimated"]), test)
-    known = replace(experiment, steps=state.step).build(views, HALF_SPHERE)
-    # the same number of steps as the run without poses had, also where that was stopped
-    known_experiment = replace(experiment, steps=max(state.step, 1), blur=0.0)
-    where = save / f"lego-{views.size}-known-{experiment.seed}-{state.step}"
-    state = fit(known, known_poses(experiment.render_pixels), views, known_experiment, slice(1), where, None, bar)
-    result["supervised_test_views"] = quality(state.ema.eval(), test.c2w, test)
+@torch.no_grad()
+def misfit(model: PoseDenoiser, views: MultiView, experiment: PoseExperiment) -> float:
+    """Mean squared error of training views rendered from where the model places them: needs no pose."""
+    seen = pictures(model, model.localise(views.images, experiment.schedule()))
+    return float((seen - views.images).square().mean())
+
+
+def run(
+    seed: int,
+    sets: dict[int, tuple[MultiView, MultiView]],
+    stages: dict[int, PoseExperiment],
+    starts: int,
+    save: Path,
+    clock: Clock,
+    perceptual: bool,
+    bar: bool,
+) -> tuple[dict, dict]:
+    """One seed through all stages that the time allows, and the supervised figure beside the last; scores and cameras."""
+    coarse, *finer = stages
+    result: dict = {"seed": seed, "starts": [], "stages": []}
+    candidates = []
+    for start in range(starts):
+        experiment, (views, test) = replace(stages[coarse], seed=1000 * seed + start), sets[coarse]
+        folder = save / f"seed-{seed}-{coarse}-start-{start}"
+        model = experiment.build(views, HALF_SPHERE)
+        state = fit(model, experiment.objective(), views, experiment, folder, clock, bar)
+        ema = state.ema.eval()
+        scores, cameras = evaluate(ema, experiment, views, {"test": test})
+        row = {"misfit": misfit(ema, views, experiment), "steps": state.step, "seconds": state.seconds, **scores}
+        result["starts"].append(row)
+        print(f"  {coarse} px, start {start}: misfit {row['misfit']:.4f}, {degrees(row)}", flush=True)
+        candidates.append((row["misfit"], start, ema, scores, cameras))
+        if clock.left <= 0:
+            break
+    _, result["chosen_start"], ema, scores, cameras = min(candidates, key=lambda c: c[:2])
+    size, experiment, steps = coarse, stages[coarse], result["starts"][result["chosen_start"]]["steps"]
+    for size in finer:
+        if clock.left <= 0:
+            size = ema.image_size
+            break
+        experiment, (views, test) = replace(stages[size], seed=seed), sets[size]
+        model = ema.grown(size, experiment.resolution, experiment.samples)
+        state = fit(model, experiment.objective(), views, experiment, save / f"seed-{seed}-{size}", clock, bar)
+        ema, steps = state.ema.eval(), state.step
+        scores, cameras = evaluate(ema, experiment, views, {"test": test})
+        row = {"size": size, "steps": state.step, "of_steps": experiment.steps, "seconds": state.seconds, **scores}
+        result["stages"].append(row)
+        print(f"  {size} px: {degrees(row)}", flush=True)
+    views, test = sets[size]
+    result |= {"size": size, "finished": size == list(stages)[-1] and steps == experiment.steps, **scores}
+    result["seconds"] = sum(row["seconds"] for row in result["starts"] + result["stages"])
+    if cameras:
+        result["test_views"] = quality(ema, torch.from_numpy(cameras["test_estimated"]), test, perceptual)
+    known = replace(experiment, steps=steps, blur=0.0, candidates=1, seed=seed)
+    model = known.build(views, HALF_SPHERE)
+    folder = save / f"seed-{seed}-{size}-known-{steps}"
+    state = fit(model, known_poses(known.render_pixels), views, known, folder, Clock(None), bar)
+    result["supervised_test_views"] = quality(state.ema.eval(), test.c2w, test, perceptual)
     return result, cameras
+
+
+def degrees(row: dict) -> str:
+    """Rotation errors in words."""
+    if "failed" in row:
+        return f"failed: {row['failed']}"
+    return (
+        f"rotation {row['rotation_error_deg']:.1f} deg on training views, {row['test_rotation_error_deg']:.1f} on test views "
+        f"(chance {row['shuffled_rotation_error_deg']:.0f}), PSNR {row['psnr']:.2f} / {row['test_psnr']:.2f} dB"
+    )
 
 
 def sentence(result: dict) -> str:
     """One run in a line."""
-    supervised = result["supervised_test_views"]
-    if "failed" in result:
-        return f"failed: {result['failed']}; supervised {supervised['psnr']:.2f} dB"
-    seen = result["test_views"]
-    perceived = "" if seen["lpips"] is None else f", LPIPS {seen['lpips']:.3f}"
-    return (
-        f"after {result['steps']} steps of {result['of_steps']} rotation {result['rotation_error_deg']:.1f} deg on training "
-        f"views, {result['test_rotation_error_deg']:.1f} on test views (chance {result['shuffled_rotation_error_deg']:.0f}); "
-        f"test {seen['psnr']:.2f} dB, SSIM {seen['ssim']:.3f}{perceived}; supervised {supervised['psnr']:.2f} dB, SSIM "
-        f"{supervised['ssim']:.3f}; {result['seconds']:.0f} s"
-    )
+    text = f"{degrees(result)}; "
+    if "test_views" in result:
+        seen = result["test_views"]
+        text += (
+            f"test SSIM {seen['ssim']:.3f}" + ("" if seen["lpips"] is None else f", LPIPS {seen['lpips']:.3f}") + "; "
+        )
+    known = result["supervised_test_views"]
+    return text + f"supervised {known['psnr']:.2f} dB, SSIM {known['ssim']:.3f}; {result['seconds']:.0f} s"
 
 
 def main() -> None:
@@ -115,8 +177,10 @@ def main() -> None:
     parser.add_argument("--data", type=Path, default=DATA, help="Blender folder or .npz")
     parser.add_argument("--size", type=int, choices=LEGO, default=64, help="pixels along a side")
     parser.add_argument("--seeds", type=int, nargs="+", default=[0], help="one run for each")
-    parser.add_argument("--steps", type=int, help="optimiser steps (the preset's)")
+    parser.add_argument("--starts", type=int, default=3, help="trainings at 32 pixels, of which the best fit goes on")
+    parser.add_argument("--steps", type=int, help="optimiser steps of every stage (the preset's)")
     parser.add_argument("--hours", type=float, help="stop the training of a seed after so many hours in all")
+    parser.add_argument("--lpips", action="store_true", help="also LPIPS, whose weights are downloaded once")
     parser.add_argument("--threads", type=int, help="CPU threads (all)")
     parser.add_argument("--json", type=Path, help="where to write the results")
     parser.add_argument("--save", type=Path, default=Path("runs"), help="folder for checkpoints, models and cameras")
@@ -129,21 +193,22 @@ def main() -> None:
         )
     if options.threads:
         torch.set_num_threads(options.threads)
-    experiment = LEGO[options.size]
+    stages = {size: stage for size, stage in LEGO.items() if size <= options.size}
     if options.steps:
-        experiment = replace(experiment, steps=options.steps)
-    sets = load(options.data, options.size)
+        stages = {size: replace(stage, steps=options.steps) for size, stage in stages.items()}
+    sets = {size: load(options.data, size) for size in stages}
     report = {
-        "command": f"python benchmarks/lego.py --size {options.size}"
+        "command": f"python benchmarks/lego.py --size {options.size} --starts {options.starts}"
         + (f" --hours {options.hours:g}" if options.hours else ""),
         "commit": commit(),
-        "experiment": asdict(experiment),
+        "stages": {size: asdict(stage) for size, stage in stages.items()},
         "machine": f"{platform.machine()}, {torch.get_num_threads()} threads, torch {torch.__version__}",
         "thesis": THESIS,
         "runs": [],
     }
     for seed in options.seeds:
-        result, cameras = run(replace(experiment, seed=seed), sets, options.save, options.hours, not options.quiet)
+        clock = Clock(options.hours)
+        result, cameras = run(seed, sets, stages, options.starts, options.save, clock, options.lpips, not options.quiet)
         report["runs"].append(result)
         print(f"{options.size} px, seed {seed}: {sentence(result)}", flush=True)
         if cameras:

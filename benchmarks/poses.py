@@ -64,6 +64,12 @@ def run(experiment: PoseExperiment, scene: str, progress: bool, keep: Path | Non
 
 
 @torch.no_grad()
+def pictures(model: PoseDenoiser, c2w: Tensor) -> Tensor:
+    """Whole views (N, 3, S, S) from cameras, a few at a time: many large ones would not fit the memory."""
+    return torch.cat([model.render(part) for part in c2w.split(8)]).clamp(-1, 1)
+
+
+@torch.no_grad()
 def evaluate(
     model: PoseDenoiser, experiment: PoseExperiment, views: MultiView, others: dict[str, MultiView]
 ) -> tuple[dict, dict]:
@@ -86,7 +92,7 @@ def evaluate(
     for name, found in poses.items():
         data, prefix = (views, "") if name == "train" else (others[name], f"{name}_")
         errors = pose_errors(found, data.c2w, similarity)
-        seen = model.render(found).clamp(-1, 1)
+        seen = pictures(model, found)
         result |= {
             f"{prefix}rotation_error_deg": float(errors["rotation_deg"].mean()),
             f"{prefix}rotation_error_median_deg": float(errors["rotation_deg"].median()),

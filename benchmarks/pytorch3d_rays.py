@@ -24,7 +24,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from fdlib.cameras import look_at, pixel_rays, project, spherical, to_pytorch3d
+from fdlib.cameras import look_at, pixel_rays, spherical, to_pytorch3d
 from fdlib.files import atomic_write
 from fdlib.nerf import GridField, MLPField, render_rays
 

@@ -7,7 +7,7 @@ the preset of their name. What an experiment consists of is in ``fdlib.experimen
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 import torch
@@ -124,10 +124,6 @@ class PoseExperiment:
     """Show the encoder the clean view: the autoencoder of thesis 3.4.5."""
     per_view: bool = False
     """NeRF--: trainable cameras for every view in place of the encoder."""
-    channels: int = 16
-    """Of the encoder's first stage."""
-    multipliers: tuple[int, ...] = (1, 2, 4)
-    """Of the encoder's stages: each halves the view, so a larger view wants one more."""
     power: float = 2.0
     """Times are drawn as T u^power: 1 is uniform; more prefers low noise, at which a view's camera can be told."""
     T: int = 100
@@ -155,8 +151,6 @@ class PoseExperiment:
             resolution=self.resolution,
             bound=views.bound or 1.0,
             samples=self.samples,
-            channels=self.channels,
-            multipliers=self.multipliers,
             views=len(views) if self.per_view else 0,
         )
 
@@ -198,14 +192,16 @@ POSES = {
 """The method of chapter 10 and what it is compared with, at the same length and scene."""
 
 FORWARD = {
-    "single": PoseExperiment(steps=1500, candidates=1, cameras="free", encoder_rate=2e-4),
-    "nerf--": PoseExperiment(steps=1500, candidates=1, cameras="free", per_view=True, encoder_rate=1e-3),
+    "single": PoseExperiment(steps=1000, batch_size=16, candidates=1, cameras="free", encoder_rate=2e-4),
+    "nerf--": PoseExperiment(1000, 16, candidates=1, cameras="free", per_view=True, encoder_rate=2e-3),
 }
 """Forward-facing views, one camera each (chapter 9, algorithm 3), and its comparator: ``benchmarks/forward_facing.py``."""
 
+_FINER = PoseExperiment(candidates=12, assignment="minimum", blur=0.0, encoder_rate=5e-4)
 LEGO = {
-    32: PoseExperiment(steps=3000, candidates=12),
-    64: PoseExperiment(steps=6000, candidates=12, resolution=64, blur=3.0, multipliers=(1, 2, 4, 4)),
-    128: PoseExperiment(steps=60_000, candidates=12, resolution=96, blur=4.5, samples=48, multipliers=(1, 2, 2, 4, 4)),
+    32: PoseExperiment(steps=3000, candidates=12, blur=4.0),
+    64: replace(_FINER, steps=3000, resolution=64),
+    128: replace(_FINER, steps=6000, resolution=128, samples=64, render_pixels=256),
 }
-"""NeRF's synthetic Lego, unknown cameras over the half sphere (thesis 3.4: 12 candidates), by size: ``benchmarks/lego.py``."""
+"""NeRF's synthetic Lego, unknown cameras over the half sphere (thesis 3.4: 12 candidates), stage by stage from coarse to fine:
+``benchmarks/lego.py``. Cameras are found in coarse views; the finer stages go on from there."""

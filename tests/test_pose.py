@@ -299,6 +299,32 @@ def test_views_must_be_pictures_of_the_right_size():
         balance(torch.zeros(3, 4), temperature=0)
 
 
+# ---------------------------------------------------------------------- free cameras
+
+
+def test_free_cameras_begin_in_one_place_before_the_scene_and_cannot_fly_off():
+    model = make(cameras="free", candidates=1)
+    start = model.camera(torch.zeros(1, 6))[0]
+    torch.testing.assert_close(start, torch.eye(4) + torch.tensor([0.0, 0.0, 3.0, 0.0])[:, None] * torch.eye(4)[3])
+    far = model.camera(100 * torch.tensor([[1.0, -1, 1, 1, -1, 1]]))[0]
+    torch.testing.assert_close(far[:3, 3], torch.tensor([1.5, -1.5, 4.5]))  # half a radius
+    angle = torch.acos((far[:3, :3].trace() - 1) / 2)
+    assert float(angle) == pytest.approx(0.5 * 3**0.5, abs=1e-4)  # half a radian about each axis
+    check_poses(model.camera(torch.randn(50, 1, 6)))
+    small = 1e-3 * torch.tensor([[1.0, 0, 0, 0, 1, 0]])
+    torch.testing.assert_close(model.camera(small)[0, :3, 3], torch.tensor([0.0, 3e-3, 3.0]))
+
+
+def test_with_free_cameras_the_radius_is_only_the_unit_of_length():
+    model = make(cameras="free", candidates=1).eval()
+    twice = make(cameras="free", candidates=1, radius=6.0, near=3.0, far=9.0, bound=2.0).eval()
+    twice.load_state_dict(model.state_dict())
+    x_t, t = views(3), torch.tensor([0, 40, 90])
+    here, there = model(x_t, t), twice(x_t, t)
+    torch.testing.assert_close(here.x0, there.x0, rtol=0, atol=1e-4)
+    torch.testing.assert_close(2 * here.poses[..., :3, 3], there.poses[..., :3, 3])
+
+
 # ---------------------------------------------------------------------- larger views
 
 

@@ -11,7 +11,7 @@ from PIL import Image
 from scipy.spatial.transform import Rotation
 from torch.utils.data import DataLoader
 
-from fdlib.cameras import convert, focal_length, look_at, project, rays, spherical
+from fdlib.cameras import convert, direction, focal_length, look_at, project, rays, spherical
 from fdlib.data.multiview import MultiView
 from fdlib.data.multiview_renderer import AMBIENT, DIRECT, FACES, SCENES, SKY, SUN, Scene, Solid, render_views, trace
 
@@ -125,6 +125,16 @@ def test_every_scene_lies_where_it_says(scene):
         assert (border == 0).all() and 0.05 < data.masks.mean() < 0.6
         corner = data.images[:, :, 0, 0]
         torch.testing.assert_close(corner, torch.ones_like(corner))
+
+
+def test_forward_facing_cameras_look_in_nearly_one_direction_from_a_patch():
+    data = MultiView.render("desk", views=40, size=8, seed=2, supersample=1)
+    ahead = -data.c2w[:, :3, 2]
+    angle = torch.rad2deg(torch.acos((ahead @ ahead.mean(0) / ahead.mean(0).norm()).clamp(max=1)))
+    assert angle.max() < 6 and angle.mean() > 0.5
+    eye = data.c2w[:, :3, 3]
+    toward = torch.rad2deg(torch.acos((eye / eye.norm(dim=1, keepdim=True) @ direction(0.0, 0.19)).clamp(max=1)))
+    assert toward.max() > 9  # the places spread wider than the directions: this is no ring of cameras around a point
 
 
 @pytest.mark.parametrize("scene", SCENES)

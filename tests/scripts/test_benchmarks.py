@@ -68,7 +68,18 @@ def test_poses(tmp_path):
     assert (tmp_path / "model" / "model.safetensors").is_file()
 
 
-@pytest.mark.parametrize("script", ["emergence.py", "hierarchy.py", "poses.py", "factorized_step.py"])
+@pytest.mark.parametrize(
+    "script",
+    [
+        "emergence.py",
+        "hierarchy.py",
+        "poses.py",
+        "lego.py",
+        "forward_facing.py",
+        "pytorch3d_rays.py",
+        "factorized_step.py",
+    ],
+)
 def test_help(script):
     done = run(f"benchmarks/{script}", "--help")
     assert done.returncode == 0 and "--json" in done.stdout
@@ -79,3 +90,57 @@ def test_an_unknown_field_is_named():
     assert done.returncode != 0 and "speed" in done.stderr and "candidates" in done.stderr
     done = run("benchmarks/emergence.py", "--override", "training.speed=3")
     assert done.returncode != 0 and "training.speed" in done.stderr
+
+
+@pytest.mark.slow
+def test_lego_from_coarse_to_fine(tmp_path):
+    """The whole path on a few tiny views: two starts, the better one grown, the supervised figure; then all resumed."""
+    from fdlib.data.multiview import MultiView
+
+    arrays = {}
+    for split, count, seed in (("train", 34, 0), ("test", 4, 1)):  # a batch is 32 views
+        views = MultiView.render("car", views=count, size=64, seed=seed, supersample=1, radius=4.0)
+        rgb = (views.images.movedim(1, -1) + 1) / 2
+        premultiplied = rgb - (1 - views.masks[..., None])
+        rgba = torch.cat([premultiplied, views.masks[..., None]], -1).clamp(0, 1)
+        arrays |= {f"{split}_premult_rgba": (255 * rgba).round().byte().numpy(), f"{split}_c2w": views.c2w.numpy()}
+    np.savez(tmp_path / "views.npz", **arrays, focal=np.float32(views.focal))
+    command = ["benchmarks/lego.py", "--data", tmp_path / "views.npz", "--size", 64, "--steps", 2, "--starts", 2, "--quiet",
+               "--threads", 1, "--save", tmp_path / "runs", "--json", tmp_path / "out.json"]  # fmt: skip
+    done = run(*command)
+    assert done.returncode == 0, done.stderr
+    (result,) = json.loads((tmp_path / "out.json").read_text())["runs"]
+    misfits = [start["misfit"] for start in result["starts"]]
+    assert result["chosen_start"] == misfits.index(min(misfits)) and result["finished"] and result["size"] == 64
+    assert [stage["size"] for stage in result["stages"]] == [64]
+    saved = np.load(tmp_path / "runs" / "lego-64-0.npz")
+    similarity = align_cameras(saved["train_estimated"], saved["train_true"])
+    errors = pose_errors(saved["test_estimated"], saved["test_true"], similarity)
+    assert float(errors["rotation_deg"].mean()) == pytest.approx(result["test_rotation_error_deg"], rel=1e-5)
+    assert {"psnr", "ssim", "lpips"} <= set(result["test_views"]) and "psnr" in result["supervised_test_views"]
+    again = run(*command)
+    assert again.returncode == 0, again.stderr
+    (resumed,) = json.loads((tmp_path / "out.json").read_text())["runs"]
+    assert resumed["test_views"]["psnr"] == pytest.approx(result["test_views"]["psnr"], abs=1e-4)
+
+
+@pytest.mark.slow
+def test_forward_facing(tmp_path):
+    done = run("benchmarks/forward_facing.py", "--seeds", 1, "--steps", 10, "--quiet", "--threads", 1,
+               "--json", tmp_path / "out.json", "--save", tmp_path / "poses", "--keep", tmp_path / "model")  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    report = json.loads((tmp_path / "out.json").read_text())
+    assert [r["method"] for r in report["runs"]] == ["single", "nerf--", "known"]
+    for method in ("single", "nerf--"):
+        result = next(r for r in report["runs"] if r["method"] == method)
+        saved = np.load(tmp_path / "poses" / f"forward-{method}-1.npz")
+        similarity = align_cameras(saved["train_estimated"], saved["train_true"])
+        errors = pose_errors(saved["heldout_estimated"], saved["heldout_true"], similarity)
+        assert float(errors["centre"].mean()) == pytest.approx(result["heldout_centre_error"], rel=1e-4)
+    assert report["without_geometry"][0]["most_similar_view_psnr"] > report["without_geometry"][0]["mean_view_psnr"]
+    assert (tmp_path / "model" / "model.safetensors").is_file()
+
+
+def test_lego_without_data_says_what_to_name(tmp_path):
+    done = run("benchmarks/lego.py", "--data", tmp_path / "none.npz")
+    assert done.returncode != 0 and "transforms_train.json" in done.stderr
