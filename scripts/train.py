@@ -23,6 +23,7 @@ import tyro
 from fdlib import samplers, viz
 from fdlib.experiments import Experiment, SceneExperiment, keep_settings
 from fdlib.factorized import generate
+from fdlib.nerf import render_path
 from fdlib.presets import PRESETS, SCENES
 from fdlib.process import by_row
 from fdlib.schedule import time_grid
@@ -127,10 +128,12 @@ def views_picture(run: SceneRun) -> Callable[[TrainingState], None]:
     images = test.images[: min(8, run.samples)]
 
     def draw(state: TrainingState) -> None:
-        device = next(state.ema.parameters()).device
+        model, device = state.ema, next(state.ema.parameters()).device
         with torch.no_grad():
-            poses = state.ema.localise(images.to(device), run.loss.build(1).schedule, 0 if run.loss.clean else None)
-            seen = torch.cat([state.ema.render(pose[None]) for pose in poses]).clamp(-1, 1).cpu()
+            poses = model.localise(images.to(device), run.loss.build(1).schedule, 0 if run.loss.clean else None)
+        size, samples = model.image_size, model.samples
+        made = render_path(model.field, poses, model.focal, size, model.near, model.far, samples, progress=False)
+        seen = made.images.clamp(-1, 1)
         viz.save(viz.show_rows({"held-out views": images, "rendered": seen}), run.folder / "views.png")
 
     return draw

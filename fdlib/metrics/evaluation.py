@@ -24,6 +24,7 @@ from fdlib.metrics.generation import Inception, draw, frechet_distance
 from fdlib.metrics.geometry import lpips, psnr, ssim
 from fdlib.metrics.segmentation import IGNORE, accuracy, apply_map, dice, iou, match_regions
 from fdlib.metrics.tables import LAMBDAS, TABLES, VOC_TO_IMAGENET, Cell
+from fdlib.nerf import render_path
 
 
 class Missing(Exception):
@@ -243,11 +244,16 @@ def _test_views(folder: Path) -> MultiView:
         raise Missing(f"missing: {error}") from error
 
 
-@torch.no_grad()
 def _rendered(model: Model, folder: Path, test: MultiView) -> Tensor:
     """What the model renders from where it places each view."""
-    poses = model.localise(test.images.to(next(model.parameters()).device), load_schedule(folder))
-    return torch.cat([model.render(pose[None]) for pose in poses]).clamp(-1, 1).cpu()
+    return _seen(model, model.localise(test.images.to(next(model.parameters()).device), load_schedule(folder)))
+
+
+def _seen(model: Model, poses: Tensor) -> Tensor:
+    """Whole pictures (N, 3, S, S) from cameras (N, 4, 4), a few thousand rays at a time: they may be large."""
+    size = model.image_size
+    made = render_path(model.field, poses, model.focal, size, model.near, model.far, model.samples, progress=False)
+    return made.images.clamp(-1, 1)
 
 
 def views(e: Evaluation) -> dict[str, tuple[Cell, ...]]:
@@ -290,9 +296,8 @@ def lambdas(e: Evaluation) -> dict[str, tuple[Cell, ...]]:
         seen, images = _rendered(model, folder, test), test.images.to(next(model.parameters()).device)
         with torch.no_grad():
             poses, logits = model.predict(images, torch.zeros(len(images), dtype=torch.long, device=images.device))
-            each = [torch.cat([model.render(c[None]) for c in candidates]) for candidates in poses]
-            errors = torch.stack([(x - y).square().mean((1, 2, 3)) for x, y in zip(each, images)])
-        right = float((logits.argmax(1) == errors.argmin(1)).float().mean())
+        errors = torch.stack([(_seen(model, c) - y).square().mean((1, 2, 3)) for c, y in zip(poses, test.images)])
+        right = float((logits.argmax(1).cpu() == errors.argmin(1)).float().mean())
         return right, float(psnr(seen, test.images, 2.0).mean())
 
     rows: dict[str, tuple[Cell, ...]] = {}

@@ -1,6 +1,7 @@
 """Readers of the thesis's data sets, on tiny data in the formats in which they are distributed."""
 
 import json
+import pickle
 
 import numpy as np
 import pytest
@@ -252,6 +253,8 @@ def test_prepare_makes_one_array_of_any_of_them(made, tmp_path, name):
     sample = prepared.dataset(labels=bool(found.groups))[0]
     assert sample["image"].shape == (3, 16, 16) and ("label" in sample) == bool(found.groups)
     assert "mask" not in sample and "labels" not in sample
+    again = pickle.loads(pickle.dumps(prepared.dataset()))  # as a DataLoader's workers get it: by name, not by content
+    assert torch.equal(again[0]["image"], sample["image"]) and len(pickle.dumps(prepared.dataset())) < 1000
     assert isinstance(ArrayImages.from_file(path).images, np.memmap)  # and any other program can map it
 
 
