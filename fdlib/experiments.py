@@ -27,7 +27,7 @@ from fdlib.pose import PoseDenoiser, PoseObjective, parameter_groups
 from fdlib.process import DenoisingObjective, PowerT, uniform_t
 from fdlib.runs import refuse_other_settings
 from fdlib.schedule import NoiseSchedule
-from fdlib.training import TrainingConfig
+from fdlib.training import Stages, TrainingConfig
 from fdlib.unet import UNet
 
 if TYPE_CHECKING:
@@ -121,6 +121,8 @@ class Data:
     """shapes3d: the official camera; or a window of its frame, different in every picture, anywhere or near the object."""
     zoom: tuple[float, float] | None = None
     """shapes3d, varied or close: the windows' smallest and largest width, of the frame's; by default (.55, 1) or (.3, 1)."""
+    whole: float = 0.0
+    """shapes3d, varied or close: the last share of the training, in which the windows give way to whole pictures."""
     flip: bool = False
     """Mirror half of the pictures at random."""
 
@@ -139,7 +141,11 @@ class Data:
                 draw = {"varied": random_layout, "close": close_layout}[self.layout]
                 windows = {"zoom": self.zoom} if self.zoom else {}
                 layout = draw(len(train), torch.Generator().manual_seed(self.seed), **windows)
-            return Shapes3D(size=image_size, indices=train, layout=layout, source=self.path or "rendered")
+            pictures = Shapes3D(size=image_size, indices=train, layout=layout, source=self.path or "rendered")
+            if not self.whole:
+                return pictures
+            whole = Shapes3D(size=image_size, indices=train, source=self.path or "rendered")
+            return Stages({0.0: pictures, 1 - self.whole: whole})
         if self.source == "prepared":
             return self._prepared(image_size, labels)
         if self.path is None:

@@ -29,7 +29,7 @@ import torch
 from accelerate import Accelerator
 from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel
-from torch.utils.data import DataLoader, Dataset, default_collate
+from torch.utils.data import ConcatDataset, DataLoader, Dataset, default_collate
 from tqdm.auto import tqdm
 
 from fdlib.course.profiles import sabotaged
@@ -138,7 +138,7 @@ def train(
     Args:
         denoiser: the network; it is trained in place.
         objective: ``(denoiser, batch, generator) -> loss, log``; ``process.DenoisingObjective`` for image models.
-        dataset: a map-style data set, or a tensor whose rows are the examples.
+        dataset: a map-style data set, or a tensor whose rows are the examples; ``Stages`` of several take turns.
         config: sizes and rates.
         folder: where checkpoints and logs go; nothing is written without it. A mounted folder survives a disconnect.
         resume: continue from the folder's newest checkpoint, if there is one.
@@ -289,6 +289,33 @@ def _ema(decay: float) -> Callable:
     return update
 
 
+class Stages(ConcatDataset):
+    """Data sets that take turns in one training, each from its share of the steps on.
+
+        Stages({0.0: close_windows, 0.7: whole_pictures})      # the last 30 % of the steps see whole pictures
+
+    Raises:
+        ValueError: no data set for the first step, or a share outside [0, 1).
+    """
+
+    def __init__(self, parts: Mapping[float, Dataset]):
+        self.starts = sorted(parts)
+        if not self.starts or self.starts[0] != 0 or self.starts[-1] >= 1:
+            raise ValueError(f"parts must start at 0.0 and at other shares below 1, got {self.starts}")
+        super().__init__([parts[start] for start in self.starts])
+
+    def rows(self, share: float) -> range:
+        """Which examples belong to the stage at this share of the steps."""
+        stage = max(i for i, start in enumerate(self.starts) if start <= share)
+        return range(self.cumulative_sizes[stage] - len(self.datasets[stage]), self.cumulative_sizes[stage])
+
+    def __getitems__(self, indices: list[int]) -> Any:
+        stage = next(i for i, end in enumerate(self.cumulative_sizes) if indices[0] < end)  # a batch is of one stage
+        first, dataset = self.cumulative_sizes[stage] - len(self.datasets[stage]), self.datasets[stage]
+        own = [index - first for index in indices]
+        return dataset.__getitems__(own) if hasattr(dataset, "__getitems__") else [dataset[i] for i in own]
+
+
 class _Rows(Dataset):
     """A tensor as a data set that hands out whole batches at once."""
 
@@ -311,18 +338,20 @@ def _batches(
     """This process's part of every batch from step ``start`` on: epochs in shuffled order, the order a function of the seed."""
 
     def plan() -> Iterator[list[int]]:
-        n, epoch, order = len(dataset), -1, None
+        now, order = None, None
         for position in range(
             start * config.batch_size, config.steps * config.batch_size, share * accelerator.num_processes
         ):
-            mine = []
+            step, mine = position // config.batch_size, []
+            rows = dataset.rows(step / config.steps) if isinstance(dataset, Stages) else range(len(dataset))
+            n = len(rows)
             for i in range(
                 position + accelerator.process_index * share, position + (accelerator.process_index + 1) * share
             ):
-                if i // n != epoch:
-                    epoch = i // n
-                    order = np.random.default_rng([config.seed, epoch]).permutation(n)
-                mine.append(int(order[i % n]))
+                if now != (rows, i // n):
+                    now = (rows, i // n)
+                    order = np.random.default_rng([config.seed, i // n]).permutation(n)
+                mine.append(rows[order[i % n]])
             yield mine
 
     dataset = _Rows(dataset) if isinstance(dataset, Tensor) else dataset

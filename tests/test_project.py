@@ -24,7 +24,13 @@ EXTRAS = PROJECT["optional-dependencies"]
 PYTHONS = ("3.11", "3.12", "3.13")
 TO_CONDA = {"torch": "pytorch"}  # pip's name -> conda-forge's, where they differ
 ONLY_CONDA = {"python", "pip", "pytorch3d"}
-IMPORTED_AS = {"opencv-python-headless": "cv2", "scikit-learn": "sklearn", "pillow": "PIL", "huggingface-hub": "huggingface_hub", "pyyaml": "yaml"}
+IMPORTED_AS = {
+    "opencv-python-headless": "cv2",
+    "scikit-learn": "sklearn",
+    "pillow": "PIL",
+    "huggingface-hub": "huggingface_hub",
+    "pyyaml": "yaml",
+}
 
 
 def requirements(*extras):
@@ -164,7 +170,10 @@ def imports(file):
 
 
 MODULES = sorted((ROOT / "fdlib").rglob("*.py"))
-FOR_NOTEBOOKS = ("fdlib/viz.py", "fdlib/plots.py", "fdlib/widgets.py", "fdlib/player.py", "fdlib/course/notebooks.py")
+FOR_NOTEBOOKS = (
+    *(f"fdlib/{name}.py" for name in ("viz", "plots", "widgets", "player", "trees")),
+    "fdlib/course/notebooks.py",
+)
 
 
 @pytest.mark.parametrize("module", MODULES, ids=[path.relative_to(ROOT).as_posix() for path in MODULES])
