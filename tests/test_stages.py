@@ -9,9 +9,9 @@ from fdlib.training import Stages, TrainingConfig, train
 
 
 class Dot(Model):
-    def __init__(self):
+    def __init__(self, width: int = 1):
         super().__init__()
-        self.weight = nn.Parameter(torch.ones(1))
+        self.weight = nn.Parameter(torch.ones(width))
 
 
 class Witness:
