@@ -209,6 +209,26 @@ def test_typical_wrong_answers_are_named(script):
         assert len(said) >= LEAST_WRONG_ANSWERS, f"{exercise.answer}: {len(said)} different mistakes named"
 
 
+@pytest.mark.slow
+def test_nbgrader_itself_gives_full_points_to_a_solution_and_none_to_a_blank():
+    """The same in a real kernel, judged by nbgrader's own rules (no error, nothing on stderr)."""
+    from nbclient import NotebookClient
+    from nbgrader.utils import determine_grade, is_grade
+
+    script = SCRIPTS[0]
+    for notebook, passes in ((solution(script), True), (student(script), False)):
+        done = nbformat.from_dict(notebook)
+        NotebookClient(done, timeout=300, kernel_name="python3", allow_errors=True).execute()
+        checks = [cell for cell in done.cells if is_grade(cell) and cell.cell_type == "code"]
+        assert len(checks) == len(exercises_with_checks(script))
+        for cell in checks:
+            score, most = determine_grade(cell)
+            assert score == (most if passes else 0), cell.source
+            for output in cell.outputs:  # a message, not twenty lines of our own code around it
+                if output.get("ename") == "CheckFailed":
+                    assert len(output.traceback) == 1 and output.traceback[0].startswith("Not yet: ")
+
+
 # ------------------------------------------------------------------------------ nothing leaks
 
 
