@@ -1,5 +1,7 @@
 """Data sets that take turns in one training."""
 
+import signal
+
 import pytest
 import torch
 from torch import nn
@@ -44,7 +46,7 @@ def test_stages_resume_where_they_were(tmp_path):
 
     def stop(state):
         if state.step == 7 and len(parts.seen) == 7:
-            raise KeyboardInterrupt
+            signal.raise_signal(signal.SIGINT)
 
     train(Dot(), parts, stages(), config, folder=tmp_path, callbacks=[stop], callback_every=1, progress=False)
     train(Dot(), parts, stages(), config, folder=tmp_path, progress=False)
