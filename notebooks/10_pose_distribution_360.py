@@ -681,13 +681,38 @@ widgets.slider_gallery([scene_from(angle) for angle in angles], labels=[f"{angle
 
 # %% [markdown]
 # With [PyTorch3D](https://pytorch3d.org) installed (conda: `conda install -c conda-forge pytorch3d`; it cannot be installed with pip on Linux) the same scene becomes one that you turn with the mouse. Its cameras
-# have other axes; `fdlib.cameras` converts them.
+# have other axes; `fdlib.cameras` converts them. Its own renderer, given our field and the camera that the model found, makes the same picture (chapter 8 explains each line).
+
+# %%
+if importlib.util.find_spec("pytorch3d"):
+    from fdlib.cameras import to_pytorch3d
+    from pytorch3d.renderer import (
+        EmissionAbsorptionRaymarcher, ImplicitRenderer, NDCMultinomialRaysampler, PerspectiveCameras, ray_bundle_to_ray_points,
+    )
+
+    found_cameras, S = results["shipped"]["cameras"][1][:4], 64  # the first held-out views, 64 samples a ray
+    theirs = PerspectiveCameras(**to_pytorch3d(found_cameras, views.focal, 32))
+    delta = (views.far - views.near) / S
+
+    def opacities(ray_bundle, **kwargs):
+        directions = ray_bundle.directions[..., None, :]
+        density, colour = shipped.field(ray_bundle_to_ray_points(ray_bundle).to(device), directions.to(device))
+        return (1 - torch.exp(-density.cpu() * delta * directions.norm(dim=-1)))[..., None], colour.cpu()
+
+    sampler = NDCMultinomialRaysampler(image_width=32, image_height=32, n_pts_per_ray=S,
+                                       min_depth=views.near + delta / 2, max_depth=views.far - delta / 2)
+    with torch.no_grad():
+        made, _ = ImplicitRenderer(sampler, EmissionAbsorptionRaymarcher())(cameras=theirs, volumetric_function=opacities)
+        ours = shipped.render(found_cameras.to(device), samples=S).cpu()
+    theirs_in_ours = (made[..., :3] + 1 - made[..., 3:]).movedim(-1, 1) * 2 - 1
+    print(f"PyTorch3D's rendering and ours agree to {psnr(theirs_in_ours, ours, 2.0).mean():.0f} dB (its samples lie elsewhere on the ray)")
+    assert psnr(theirs_in_ours, ours, 2.0).mean() > 40
+else:
+    print("PyTorch3D is not here. To have it: conda install -c conda-forge pytorch3d plotly")
 
 # %%
 if importlib.util.find_spec("pytorch3d") and importlib.util.find_spec("plotly"):
     from IPython.display import display
-    from fdlib.cameras import to_pytorch3d
-    from pytorch3d.renderer import PerspectiveCameras
     from pytorch3d.structures import Pointclouds
     from pytorch3d.vis.plotly_vis import plot_scene
 
