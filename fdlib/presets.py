@@ -44,11 +44,27 @@ PRESETS: dict[str, tuple[str, Experiment]] = {
         "Region masks on rendered 3D Shapes at 32 px, for minutes on 2 CPU cores (chapter 4, `make demo`).",
         Experiment(
             _regions(),
-            Data("shapes3d", layout="close"),
+            Data("shapes3d", layout="close", whole=0.325),
+            Schedule(power=1.5),
+            TrainingConfig(steps=3_800, batch_size=16, learning_rate=2e-3, warmup=100, ema_decay=0.99, seed=3),
+        ),
+    ),
+    "regions32-long": (
+        "The same at leisure: the checkpoint of chapter 4.",
+        Experiment(
+            _regions(),
+            Data("shapes3d", layout="close", whole=0.4),
             Schedule(power=1.5),
             TrainingConfig(
-                steps=4_000, batch_size=16, learning_rate=2e-3, warmup=100, ema_decay=0.99, seed=3
-            ),  # it went well
+                steps=10_000,
+                batch_size=16,
+                learning_rate=2e-3,
+                warmup=100,
+                decay="cosine",
+                ema_decay=0.998,
+                seed=3,
+                save_every=500,
+            ),
         ),
     ),
     "hierarchy32": (
