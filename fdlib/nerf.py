@@ -200,6 +200,44 @@ class GridField(Model):
         return density, torch.sigmoid(colours).movedim(0, -1)
 
 
+class SkipEmpty:
+    """A finished field that is asked only where it holds matter; everywhere else the density is 0.
+
+    Most samples of most rays lie in air, and a large network answers "nothing" there at full price. The field is looked up
+    once at the corners of a coarse grid; a cell is asked about if one of its corners, or of its neighbours', holds matter
+    (Mueller et al. 2022, "Instant NGP", keep such a grid during training; here the scene is finished).
+
+    Args:
+        field: any field with a ``bound``.
+        resolution: cells along a side of its cube.
+        threshold: optical depth of one cell, density times length, from which it holds matter.
+
+    Matter that is finer than two cells can be missed; what is skipped is otherwise thinner than ``threshold`` a cell.
+    """
+
+    @torch.no_grad()
+    def __init__(self, field: Field, resolution: int = 64, threshold: float = 1e-2, chunk: int = 1 << 16):
+        if (bound := getattr(field, "bound", None)) is None:
+            raise ValueError("bound is missing: this field does not say how far it reaches, so it has no empty cells")
+        _check("resolution", resolution, isinstance(resolution, int) and resolution >= 2, "a whole number >= 2")
+        like = next(iter(field.parameters()), torch.zeros(())) if isinstance(field, nn.Module) else torch.zeros(())
+        self.field, self.bound, self.resolution = field, bound, resolution
+        axis = torch.linspace(-bound, bound, resolution + 1, dtype=like.dtype, device=like.device)
+        up = axis.new_tensor([0.0, 0.0, 1.0])
+        density = torch.cat([field(part, up)[0] for part in torch.cartesian_prod(axis, axis, axis).split(chunk)])
+        corners = density.view(1, 1, *[resolution + 1] * 3) * (2 * bound / resolution)
+        # a window of four corners along each axis: the cell's own two, and one more of each neighbour
+        self.occupied = F.max_pool3d(corners, kernel_size=4, stride=1, padding=1)[0, 0] > threshold
+
+    def __call__(self, points: Tensor, directions: Tensor) -> tuple[Tensor, Tensor]:
+        """Density (...) and colour (..., 3), as the field's; 0 both where it was not asked."""
+        cell = ((points.detach() / self.bound + 1) * (self.resolution / 2)).long().clamp(0, self.resolution - 1)
+        asked = self.occupied[tuple(cell.unbind(-1))] & (points.detach().abs().amax(-1) <= self.bound)
+        density, colour = points.new_zeros(points.shape[:-1]), points.new_zeros(points.shape)
+        density[asked], colour[asked] = self.field(points[asked], directions.expand_as(points)[asked])
+        return density, colour
+
+
 def _threads(points: Tensor) -> int:
     """Into how many equal parts to cut (1, P, ...) points so that each core has one."""
     cores = min(torch.get_num_threads(), 8) if points.device.type == "cpu" else 1

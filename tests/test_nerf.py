@@ -14,6 +14,7 @@ from fdlib.nerf import (
     GridField,
     MLPField,
     Rendering,
+    SkipEmpty,
     disparity,
     inside_cube,
     point_cloud,
@@ -415,6 +416,53 @@ def test_both_fields_learn_a_coloured_ball_from_pictures():
             optimizer.step()
             losses.append(float(loss.detach()))
         assert losses[-1] < 0.1 * losses[0], (type(field).__name__, losses[0], losses[-1])
+
+
+# ---------------------------------------------------------------------- empty space
+
+
+class CountingBall(nn.Module):
+    """Density 30 within .4 of (.2, 0, 0); counts the points that it is asked about."""
+
+    bound, asked = 1.0, 0
+
+    def forward(self, points, directions):
+        self.asked += points[..., 0].numel()
+        inside = (points - points.new_tensor([0.2, 0, 0])).norm(dim=-1) < 0.4
+        return 30.0 * inside, torch.sigmoid(points + 0 * directions)
+
+
+def test_skipping_empty_space_changes_no_pixel_and_asks_less():
+    ball = CountingBall()
+    c2w = look_at(torch.tensor([[0.3, -2.5, 1.0], [2.0, 1.0, -1.5]]))
+    whole = render_image(ball, c2w, 20.0, 16, 1.0, 4.5, 64)
+    every, ball.asked = ball.asked, 0
+    quick = SkipEmpty(ball, resolution=32)
+    assert ball.asked == 33**3
+    ball.asked = 0
+    made = render_image(quick, c2w, 20.0, 16, 1.0, 4.5, 64)
+    torch.testing.assert_close(made.colour, whole.colour)
+    torch.testing.assert_close(made.opacity, whole.opacity)
+    assert 0 < ball.asked < 0.25 * every
+
+
+def test_gradients_pass_through_what_was_asked():
+    torch.manual_seed(0)
+    field = GridField(4, 1.0)
+    nn.init.normal_(field.grid, std=3.0)
+    quick, points = SkipEmpty(field, 8, threshold=0.0), torch.rand(50, 3) - 0.5
+    for f in (field, quick):
+        field.zero_grad()
+        density, colour = f(points, torch.tensor([0.0, 0.0, 1.0]))
+        (density.sum() + colour.sum()).backward()
+        if f is field:
+            expected = density.detach(), field.grid.grad.clone()
+    torch.testing.assert_close((density.detach(), field.grid.grad), expected)
+
+
+def test_a_field_without_an_end_has_no_empty_space():
+    with pytest.raises(ValueError, match="bound is missing"):
+        SkipEmpty(lambda points, directions: (points[..., 0], points))
 
 
 # ---------------------------------------------------------------------- pictures, paths, points
