@@ -148,7 +148,7 @@ def processes(at: Path, options: argparse.Namespace) -> dict:
 
 def kills(at: Path, options: argparse.Namespace) -> dict:
     draw = random.Random(options.seed)
-    calm, folder, steps = at / "undisturbed", at / "killed", max(60, 12 * options.kills)
+    calm, folder, steps = at / "undisturbed", at / "killed", max(60, 8 * options.kills)
     began = time.monotonic()
     process = start(command(calm, steps))
     wait_for_step(process, calm, 1)
