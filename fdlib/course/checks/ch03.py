@@ -139,20 +139,20 @@ def alive(answer) -> None:
     uneven = (3 * _normal(5, 4, 6, 6) + torch.tensor([1.0, 0, 0, -2]).reshape(1, 4, 1, 1)).softmax(1)
     uneven[0] = uneven[0].roll(1, dims=0)
     masks = uneven
-    K = masks.shape[1]
+    nats = math.log(masks.shape[1])
 
     def entropy(p, dim):
         return -(p * p.clamp(min=1e-300).log()).sum(dim)
 
     of_mean, mean_of = entropy(masks.mean((0, 2, 3)), 0), entropy(masks, 1).mean()
     each = entropy(masks.mean((2, 3)), 1).mean()
-    right = (of_mean - mean_of) / math.log(K)
+    right = (of_mean - mean_of) / nats
     slips = {
         "divide by log K, so that the best is 1": of_mean - mean_of,
         "the order is turned: the entropy of the mean is the larger one": -right,
-        "this is the entropy of the mean mask alone: grey masks would pass": of_mean / math.log(K),
-        "this is the mean entropy alone: collapsed masks would pass": mean_of / math.log(K),
-        "take the mean mask over all pictures, not picture by picture": (each - mean_of) / math.log(K),
+        "this is the entropy of the mean mask alone: grey masks would pass": of_mean / nats,
+        "this is the mean entropy alone: collapsed masks would pass": mean_of / nats,
+        "take the mean mask over all pictures, not picture by picture": (each - mean_of) / nats,
     }
     compare(answer(masks), right, "the number", slips)
     collapsed = torch.zeros(2, 4, 4, 4, dtype=torch.float64)
@@ -172,7 +172,7 @@ def first_step(answer) -> None:
         parameter = torch.zeros(1, dtype=torch.float64, requires_grad=True)
         parameter.grad = torch.full_like(parameter, g)
         torch.optim.Adam([parameter], lr=rate, eps=eps).step()
-        right, size = float(parameter), abs(g)
+        right, size = parameter.item(), abs(g)
         slips = {
             "the gradient's sign is lost": -rate * size / (size + eps),
             "the sign is turned: one steps against the gradient": -right,
