@@ -202,9 +202,9 @@ class Views:
     source: Literal["rendered", "blender", "llff", "srn", "npz"] = "rendered"
     """A procedural scene; or a folder in the format of NeRF's synthetic scenes, of LLFF, or of the ShapeNet cars; or arrays."""
     path: Path | None = None
-    """The folder, or the .npz."""
+    """The folder, or the .npz; by default where ``python -m fdlib.data list`` says."""
     scene: str = "car"
-    """rendered: which one ("car", "desk", ...)."""
+    """Which one: rendered "car", "desk", ...; or the name of the folder ("lego", "fern")."""
     size: int = 32
     """Height and width in pixels; views are cut to squares and reduced to it."""
     count: int = 120
@@ -221,19 +221,30 @@ class Views:
         if self.source == "rendered":
             train = split == "train"
             return MultiView.render(self.scene, self.count if train else 24, self.size, seed=0 if train else 1000)
-        if self.path is None:
-            raise ValueError(f"views.path is missing: pass --views.path with the {self.source} scene")
+        path = self.path or self._usual_path()
         if self.source == "llff":
-            views = MultiView.from_llff(self.path, images=self.images)
+            views = MultiView.from_llff(path, images=self.images)
         elif self.source == "srn":
-            views = MultiView.from_srn(self.path)
+            views = MultiView.from_srn(path)
         else:
             read = MultiView.from_blender if self.source == "blender" else MultiView.from_npz
-            views = read(self.path, split)
+            views = read(path, split)
         if self.source in ("llff", "srn"):
             everything = range(len(views))
             views = views.subset([i for i in everything if (i % self.holdout == 0) == (split == "test")])
         return self._fit(views)
+
+    def _usual_path(self) -> Path:
+        """Where the scene lies if it was unpacked where ``python -m fdlib.data list`` says."""
+        from fdlib.data.registry import data_folder
+
+        folders = {"blender": "nerf_synthetic", "llff": "llff", "srn": "srn_cars"}
+        path = data_folder() / folders.get(self.source, "none") / self.scene
+        if not path.is_dir():
+            raise ValueError(
+                f"views.path is missing: pass --views.path with the {self.source} scene (it is not at {path} either)"
+            )
+        return path
 
     def _fit(self, views: MultiView) -> MultiView:
         """The views at ``size`` pixels, lengths in units of the scene's half side."""

@@ -7,11 +7,11 @@ import sys
 from pathlib import Path
 from typing import get_args
 
-from fdlib.data.benchmarks import READERS
+from fdlib.data.benchmarks import READERS, listing
 from fdlib.data.download import DownloadError, download, verify
 from fdlib.data.pictures import Crop
 from fdlib.data.prepare import open_prepared, prepare, prepared_folder
-from fdlib.data.registry import SOURCES, data_folder, source
+from fdlib.data.registry import SCENES, SOURCES, data_folder, source
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -75,6 +75,14 @@ def check(options: argparse.Namespace) -> int:
     for name, verdict in verify(entry, folder):
         failed |= not verdict.startswith(("ok", "there"))
         print(f"{name}: {verdict}")
+    for split in READERS[options.name].splits if options.name in READERS and folder.is_dir() else ():
+        try:
+            print(f"split {split}: {len(listing(options.name, folder, split).images):,} pictures")
+        except ValueError:
+            continue  # a split that this protocol has not
+        except OSError as error:
+            failed = True
+            print(f"split {split}: {error}")
     for path in sorted(prepared_folder().glob(f"{options.name}-*.json")):
         try:
             prepared = open_prepared(path.with_suffix(".npy"), check=True)
@@ -88,6 +96,9 @@ def check(options: argparse.Namespace) -> int:
 def make(options: argparse.Namespace) -> int:
     source(options.name)
     folder = options.folder or data_folder() / options.name
+    if options.name in SCENES:
+        print(f"nothing to prepare: scripts/train.py reads it as it is, --views.path {folder}/...")
+        return 0
     path = prepare(
         options.name,
         folder,

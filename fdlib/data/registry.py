@@ -164,6 +164,33 @@ SOURCES: dict[str, Source] = {
 }
 
 
+SCENES = {
+    "nerf_synthetic": Source(
+        "NeRF's synthetic scenes: lego, drums and six others (Mildenhall et al. 2020)",
+        "https://www.matthewtancik.com/nerf",
+        "models by artists of Blend Swap, under Creative Commons licences that the archive names",
+        "lego/transforms_train.json, lego/train/r_0.png, ...",
+        manual="Download nerf_synthetic.zip by hand from the page (a shared drive).",
+    ),
+    "llff": Source(
+        "LLFF's eight forward-facing scenes (Mildenhall et al. 2019)",
+        "https://www.matthewtancik.com/nerf",
+        "see the page",
+        "fern/poses_bounds.npy, fern/images_8/*.png",
+        manual="Download nerf_llff_data.zip by hand from the page (a shared drive).",
+    ),
+    "srn_cars": Source(
+        "ShapeNet cars as rendered by Sitzmann et al. (2019)",
+        "https://github.com/vsitzmann/scene-representation-networks",
+        "ShapeNet's terms: non-commercial research and education",
+        "one folder a car: rgb/*.png, pose/*.txt, intrinsics.txt",
+        manual="Download cars_train.zip by hand from the page (a shared drive).",
+    ),
+}
+"""Scenes need no preparation: ``scripts/train.py`` reads them as they are (--views.path)."""
+SOURCES |= SCENES
+
+
 def source(name: str) -> Source:
     """The entry of a data set.
 

@@ -13,7 +13,7 @@ from fdlib.data.benchmarks import CELEBA_HAIR, CELEBA_REST, CELEBA_SKIN, READERS
 from fdlib.data.photos import ArrayImages
 from fdlib.data.pictures import IGNORE, fit_labels, open_picture
 from fdlib.data.prepare import open_prepared, prepare
-from fdlib.data.registry import SOURCES
+from fdlib.data.registry import SCENES, SOURCES
 
 RNG = np.random.default_rng(0)
 
@@ -229,7 +229,7 @@ def test_davis(made):
 
 
 def test_every_reader_has_a_source_and_a_test():
-    assert READERS.keys() == MAKERS.keys() == SOURCES.keys() - {"shapes3d"}
+    assert READERS.keys() == MAKERS.keys() == SOURCES.keys() - SCENES.keys() - {"shapes3d"}
 
 
 # ---------------------------------------------------------------------- one array
@@ -391,6 +391,10 @@ def test_from_the_command_line(made, tmp_path, monkeypatch, capsys):
     assert main(["verify", "voc2012"]) == 1  # the archive is not there; the prepared split is
     out = capsys.readouterr().out
     assert "VOCtrainval_11-May-2012.tar: missing" in out and "voc2012-val-16: ok, 1 pictures" in out
+    assert "split trainval: 2 pictures" in out
+    (tmp_path / "voc2012/VOCdevkit/VOC2012/ImageSets/Segmentation/train.txt").unlink()
+    assert main(["verify", "voc2012"]) == 1 and "split train: " in capsys.readouterr().out
+    assert main(["prepare", "llff"]) == 0 and "nothing to prepare" in capsys.readouterr().out
     assert main(["prepare", "voc", "--size", "16"]) == 1
     assert "error: there is no data set 'voc': did you mean voc2012" in capsys.readouterr().err
     assert main(["download", "imagenet"]) == 1
