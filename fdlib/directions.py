@@ -151,15 +151,22 @@ class Spot:
             self.point = seen[0]
 
     def value(self, p: Tensor) -> Tensor:
-        x = p if self.space == "x" else self.x_t
+        """f at points p (n, ...), (n, C, H, W)."""
+        n = len(p)
+        x = p if self.space == "x" else _rows(self.x_t, n)
         if self.space == "branch":
             prediction = self.branches.prediction(p)
-        elif self.space == "x":
-            prediction = self.denoiser(x, self.times, **self.condition)
         else:
-            with middle_output(self.denoiser, lambda h: p):
-                prediction = self.denoiser(x, self.times, **self.condition)
+            condition = {key: _rows(value, n) for key, value in self.condition.items()}
+            change = (lambda h: p) if self.space == "h" else (lambda h: None)
+            with middle_output(self.denoiser, change):
+                prediction = self.denoiser(x, _rows(self.times, n), **condition)
         return convert(self.schedule, prediction, x, self.t, self.of)
+
+
+def _rows(tensor: Tensor, n: int) -> Tensor:
+    """One row as n (or n rows as they are)."""
+    return tensor if len(tensor) == n else tensor.repeat(n, *[1] * (tensor.ndim - 1))
 
 
 class Branches:
@@ -178,10 +185,12 @@ class Branches:
         self.values = denoiser.branches(self.h_mid, self.h_enc, self.emb, self.masks)  # (B, K, C, H, W)
 
     def prediction(self, h: Tensor) -> Prediction:
-        edited = self.denoiser.branches(h, self.h_enc, self.emb, self.masks)[:, self.k]
-        value = torch.einsum("bkchw,bkhw->bchw", self.values, self.masks)
-        value = value + self.masks[:, self.k, None] * (edited - self.values[:, self.k])
-        return Prediction(**{self.denoiser.predicts: value}, masks=self.masks)
+        """For middle features h of as many rows as x_t had, or any number where it had one."""
+        h_enc, n = [_rows(part, len(h)) for part in self.h_enc], len(h)
+        emb, masks, values = _rows(self.emb, n), _rows(self.masks, n), _rows(self.values, n)
+        edited = self.denoiser.branches(h, h_enc, emb, masks)[:, self.k]
+        value = torch.einsum("bkchw,bkhw->bchw", values, masks) + masks[:, self.k, None] * (edited - values[:, self.k])
+        return Prediction(**{self.denoiser.predicts: value}, masks=masks)
 
 
 # ---------------------------------------------------------------------- Jacobians as products, singular directions from them
@@ -190,9 +199,9 @@ class Branches:
 class Jacobian:
     """J = df/dp at a spot, as products with k vectors at a time: ``push`` (k, D) -> (k, N) is J v, ``pull`` is J^T u.
 
-    The network itself runs once; the vectors ride along, at most ``rows`` at a time, so memory is about that of a pass over
-    ``rows`` pictures, and half as much again. Fused attention kernels have no forward-mode derivative: within the products
-    the plain one is taken, and what was set before is restored after.
+    Where the network allows it (``vmap``), it runs once and only the vectors ride along, at most ``rows`` at a time; else it runs
+    on as many copies of the picture. Memory is a few times that of a pass over ``rows`` pictures. Fused attention kernels have
+    no forward-mode derivative: within the products the plain one is taken, and what was set before is restored after.
     """
 
     def __init__(self, spot: Spot, rows: int = 64):
@@ -200,34 +209,45 @@ class Jacobian:
             raise ValueError(f"rows must be at least 1, got {rows}")
         self.spot, self.rows = spot, rows
         self.shape, self.D, self.N = spot.point.shape, spot.point.numel(), spot.x_t.numel()
+        self.copies = spot.space == "x"  # our encoder sets a memory layout, which vmap refuses
         self._back: Callable | None = None
 
     def push(self, v: Tensor) -> Tensor:
-        def product(part: Tensor) -> Tensor:
-            return torch.func.jvp(self.spot.value, (self.spot.point,), (part,))[1]
-
-        return self._each(product, v, self.shape)
+        f, p = self.spot.value, self.spot.point
+        if not self.copies:
+            try:
+                one = lambda part: torch.func.jvp(f, (p,), (part[None],))[1][0]  # noqa: E731
+                return self._each(torch.func.vmap(one), v, self.shape)
+            except RuntimeError as error:
+                if "vmap" not in str(error):
+                    raise
+                self.copies = True
+        return self._each(lambda part: torch.func.jvp(f, (_rows(p, len(part)),), (part,))[1], v, self.shape)
 
     def pull(self, u: Tensor) -> Tensor:
+        f, p = self.spot.value, self.spot.point
+        if self.copies:
+            return self._each(lambda part: torch.func.vjp(f, _rows(p, len(part)))[1](part)[0], u, self.spot.x_t.shape)
         if self._back is None:  # the pass that a transpose goes back through is kept
-            with _no_parameter_gradients(self.spot.denoiser), sdpa_kernel(SDPBackend.MATH):
-                self._back = torch.func.vjp(self.spot.value, self.spot.point)[1]
-        return self._each(lambda part: self._back(part)[0], u, self.spot.x_t.shape)
+            with _plain_derivatives(self.spot.denoiser):
+                self._back = torch.func.vjp(f, p)[1]
+        return self._each(torch.func.vmap(lambda part: self._back(part[None])[0][0]), u, self.spot.x_t.shape)
 
     def _each(self, product: Callable, vectors: Tensor, shape: torch.Size) -> Tensor:
-        with _no_parameter_gradients(self.spot.denoiser), sdpa_kernel(SDPBackend.MATH):
-            parts = [torch.func.vmap(product)(part.reshape(-1, *shape)) for part in vectors.split(self.rows)]
+        with _plain_derivatives(self.spot.denoiser):
+            parts = [product(part.reshape(-1, *shape[1:])) for part in vectors.split(self.rows)]
         return torch.cat(parts).detach().reshape(len(vectors), -1)
 
 
 @contextlib.contextmanager
-def _no_parameter_gradients(module: nn.Module) -> Iterator[None]:
-    """Within the block no parameter asks for a gradient: only derivatives with respect to p are kept."""
+def _plain_derivatives(module: nn.Module) -> Iterator[None]:
+    """Within the block no parameter asks for a gradient, and attention takes the kernel that has all derivatives."""
     asked = [p for p in module.parameters() if p.requires_grad]
     try:
         for p in asked:
             p.requires_grad_(False)
-        yield
+        with sdpa_kernel(SDPBackend.MATH):
+            yield
     finally:
         for p in asked:
             p.requires_grad_(True)
