@@ -1,10 +1,12 @@
-"""The course's own chores: `python -m fdlib.course` sync (pairs of notebooks), exercises, badges, site, registry."""
+"""The course's own chores: `python -m fdlib.course` sync (pairs of notebooks), exercises, badges, site, registry;
+and for instructors release, grade, report, syllabus (INSTRUCTORS.md)."""
 
 import argparse
 import subprocess
 import sys
 from pathlib import Path
 
+from fdlib.course.grading import cli
 from fdlib.course.session import checkout
 
 
@@ -34,7 +36,10 @@ def main(arguments: list[str] | None = None) -> int:
     web.add_argument("--profile", help="in which they are executed: ci, laptop or gpu")
     register = commands.add_parser("registry", help="re-write data/registry.json from the files in data/")
     register.add_argument("--data", type=Path, default=root / "data")
+    cli.add(commands, root)
     options = parser.parse_args(arguments)
+    if options.command in cli.COMMANDS:
+        return cli.run(options, root)
 
     if options.command == "registry":
         from fdlib.course.assets import update_registry

@@ -148,7 +148,11 @@ def run(jail: dict) -> int:
         outside = os.getuid(), os.getgid()
         call("unshare", NEWNS | NEWUTS | NEWIPC | NEWPID | NEWNET | (NEWUSER if jail["user_namespace"] else 0))
         if jail["user_namespace"]:
-            for name, text in {"setgroups": "deny", "uid_map": f"1000 {outside[0]} 1", "gid_map": f"1000 {outside[1]} 1"}.items():
+            for name, text in {
+                "setgroups": "deny",
+                "uid_map": f"1000 {outside[0]} 1",
+                "gid_map": f"1000 {outside[1]} 1",
+            }.items():
                 with open(f"/proc/self/{name}", "w") as file:
                     file.write(text)
     if sys.platform == "linux":

@@ -22,7 +22,7 @@ import torch
 from torch import Tensor, nn
 
 from fdlib.course.checks import CheckFailed
-from fdlib.course.grading.wire import Channel, Outgoing, WireError, decode, encode
+from fdlib.course.grading.wire import Channel, Outgoing, WireError, decode
 
 DECOYS = ("lambda *a, **k: None", "lambda *a, **k: torch.full((1,), 12345.0)", "12345.0")
 
@@ -152,7 +152,11 @@ class Link:
         if name == "KeyboardInterrupt":
             raise TimeoutError("it took longer than a cell may")
         known = getattr(builtins, name, None)
-        if isinstance(known, type) and issubclass(known, Exception) and known not in (UnicodeDecodeError, UnicodeEncodeError):
+        if (
+            isinstance(known, type)
+            and issubclass(known, Exception)
+            and known not in (UnicodeDecodeError, UnicodeEncodeError)
+        ):
             with contextlib.suppress(TypeError):
                 raise known(message)
         raise StudentError(f"{name}: {message}")

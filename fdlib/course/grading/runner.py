@@ -1,9 +1,9 @@
 """Inside the jail: run a notebook's cells in a Jupyter kernel, in order, and tell each cell's outputs on standard output.
 
-    python -I -m fdlib.course.grading.runner NOTEBOOK CELL_SECONDS
+    python -I -m fdlib.course.grading.runner NOTEBOOK CELL_SECONDS PATIENCE
 
-A cell that takes too long is interrupted, and the next one runs. A kernel that dies ends the notebook. This process is the
-student's neighbour and no more trusted than the student: what it prints is only ever shown, never graded.
+A cell that takes too long is interrupted, and the next one runs; one that will not be interrupted ends the notebook. This
+process is the student's neighbour and no more trusted than the student: what it prints is only ever shown, never graded.
 """
 
 from __future__ import annotations
@@ -11,13 +11,47 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import signal
 import sys
+import threading
+import time
 
 MAX_OUTPUT = 200_000  # characters of a cell's outputs that are worth showing
 KEPT = ("text/plain", "image/png", "text/markdown", "text/latex")
 
 
-def main(path: str, cell_seconds: float) -> int:
+class Watch(threading.Thread):
+    """Interrupts a cell that has used its processor time, and ends a kernel that goes on regardless."""
+
+    def __init__(self, client, seconds: float):
+        super().__init__(daemon=True)
+        self.client, self.seconds, self.before = client, seconds, 0.0
+        self.told = False
+
+    def cell(self) -> None:
+        self.before, self.told = self.used(), False
+
+    def used(self) -> float:
+        with contextlib.suppress(OSError, AttributeError, IndexError):
+            with open(f"/proc/{self.client.km.provisioner.process.pid}/stat") as file:
+                fields = file.read().rsplit(")", 1)[1].split()
+            return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+        return 0.0
+
+    def run(self) -> None:
+        while True:
+            time.sleep(0.2)
+            spent = self.used() - self.before
+            with contextlib.suppress(OSError, AttributeError):
+                pid = self.client.km.provisioner.process.pid
+                if spent > self.seconds and not self.told:
+                    self.told = True
+                    os.kill(pid, signal.SIGINT)
+                elif spent > 1.5 * self.seconds + 5:
+                    os.kill(pid, signal.SIGKILL)
+
+
+def main(path: str, cell_seconds: float, patience: float) -> int:
     import nbformat
     from nbclient import NotebookClient
     from nbclient.exceptions import DeadKernelError
@@ -25,20 +59,23 @@ def main(path: str, cell_seconds: float) -> int:
     notebook = nbformat.read(path, as_version=4)
     client = NotebookClient(
         notebook,
-        timeout=cell_seconds,
+        timeout=patience * cell_seconds,
         kernel_name="python3",
         allow_errors=True,
         interrupt_on_timeout=True,
-        startup_timeout=120,
+        startup_timeout=600,
         shutdown_kernel="immediate",
         resources={"metadata": {"path": os.getcwd()}},
     )
     index = -1
     try:
         with client.setup_kernel():
+            watch = Watch(client, cell_seconds)
+            watch.start()
             for index, cell in enumerate(notebook.cells):
                 if cell.cell_type == "code":
                     say(event="start", cell=index)
+                    watch.cell()
                     client.execute_cell(cell, index)
                     say(event="cell", cell=index, outputs=shown(cell.outputs))
     except DeadKernelError:
@@ -66,9 +103,18 @@ def shown(outputs) -> list[dict]:
             room -= len(text)
         elif output.output_type == "error":
             trace = [line[:2000] for line in output.traceback[-20:]]
-            kept.append({"output_type": "error", "ename": output.ename[:200], "evalue": output.evalue[:2000], "traceback": trace})
+            kept.append(
+                {
+                    "output_type": "error",
+                    "ename": output.ename[:200],
+                    "evalue": output.evalue[:2000],
+                    "traceback": trace,
+                }
+            )
             room -= 2000
-        elif data := {kind: value for kind, value in output.get("data", {}).items() if kind in KEPT and len(value) < room}:
+        elif data := {
+            kind: value for kind, value in output.get("data", {}).items() if kind in KEPT and len(value) < room
+        }:
             room -= sum(map(len, data.values()))
             kept.append({"output_type": "display_data", "data": data, "metadata": {}})
         if room <= 0 or len(kept) >= 100:
@@ -78,4 +124,4 @@ def shown(outputs) -> list[dict]:
 
 
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1], float(sys.argv[2])))
+    sys.exit(main(sys.argv[1], float(sys.argv[2]), float(sys.argv[3])))

@@ -103,7 +103,9 @@ def tensor_from(name: str, shape, data: bytes) -> Tensor:
 def is_record(value) -> bool:
     """One of fdlib's dataclasses: a schedule, a prediction, cameras. They cross as their fields."""
     cls = type(value)
-    return dataclasses.is_dataclass(cls) and cls.__module__.startswith("fdlib.") and not cls.__module__.startswith(CHECKS)
+    return (
+        dataclasses.is_dataclass(cls) and cls.__module__.startswith("fdlib.") and not cls.__module__.startswith(CHECKS)
+    )
 
 
 def encode(value, other: Callable[[object], dict]) -> tuple[object, bytes]:
@@ -148,7 +150,9 @@ def encode(value, other: Callable[[object], dict]) -> tuple[object, bytes]:
     return walk(value), bytes(blob)
 
 
-def decode(said, blob: bytes, other: Callable[[dict], object], grad: Callable[[Tensor, dict], object] = lambda t, said: t):
+def decode(
+    said, blob: bytes, other: Callable[[dict], object], grad: Callable[[Tensor, dict], object] = lambda t, said: t
+):
     """The value that ``encode`` wrote. Whatever is malformed, however malicious, is a WireError and nothing else.
 
     Args:

@@ -13,7 +13,7 @@ import traceback
 import torch
 from torch import Tensor, nn
 
-from fdlib.course.grading.wire import Channel, Incoming, Outgoing, WireError, decode, encode
+from fdlib.course.grading.wire import Channel, Incoming, WireError, encode
 
 _lender: Lender | None = None
 
@@ -155,7 +155,7 @@ class Lender:
         for index, module in arrived.modules.items():
             for name, value in _parts(module).items():
                 known = attributes[index].get(name)
-                if value is known or isinstance(value, bool | int | float | str) and value == known:
+                if value is known or (isinstance(value, bool | int | float | str) and value == known):
                     continue
                 if any(value is tensor for tensor in arrived.tensors) or name in ("training",):
                     continue

@@ -1,0 +1,410 @@
+"""A class graded: each submission in a jail of its own, several at a time, and never twice.
+
+Each submission's judge is a process of its own, forked from one that has torch loaded already. It writes one file when it is
+done, so a run that was killed goes on where it stopped: a submission whose file is there, and whose notebook, checks and limits
+are the same as then, is not graded again.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import hashlib
+import io
+import json
+import multiprocessing
+import multiprocessing.connection
+import os
+import resource
+import select
+import shutil
+import signal
+import socket
+import sys
+import tempfile
+import threading
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+from fdlib.course.grading.sandbox import Limits, Sandbox, choose
+from fdlib.course.grading.submissions import Assignment, Prepared, Refused, Submission, find, prepare
+from fdlib.files import atomic_write
+
+MAX_SAID = 32 * 2**20  # bytes that a runner may print in all
+JUDGE_MEMORY = 6 * 2**30
+GRACE = 20.0  # seconds for what belongs to no cell: starting, ending
+
+
+# ------------------------------------------------------------------------------ one submission
+
+
+@dataclass
+class Task:
+    """All that one judge must know; it crosses to its process by pickle."""
+
+    assignment: Assignment
+    submission: Submission
+    kind: str
+    limits: Limits
+    together: frozenset[str] = frozenset()
+    slot: int = 0
+    scratch: str | None = None
+
+
+class Listener(threading.Thread):
+    """Reads what a runner prints, one JSON object a line, and forgets what is too much or no JSON."""
+
+    def __init__(self, stream):
+        super().__init__(daemon=True)
+        self.stream, self.events, self.size = stream, [], 0
+        self.start()
+
+    def run(self) -> None:
+        rest = b""
+        with contextlib.suppress(OSError, ValueError):
+            while part := os.read(self.stream.fileno(), 2**16):
+                self.size += len(part)
+                if self.size > MAX_SAID:
+                    continue  # keep reading, so that nobody blocks
+                *lines, rest = (rest + part).split(b"\n")
+                for line in lines:
+                    with contextlib.suppress(ValueError, RecursionError):
+                        event = json.loads(line)
+                        if isinstance(event, dict) and len(self.events) < 2000:
+                            self.events.append(event)
+
+    def last(self, *kinds: str) -> dict | None:
+        return next((event for event in reversed(self.events) if event.get("event") in kinds), None)
+
+
+def grade_one(task: Task) -> dict:
+    """Run one submission behind walls and judge it; everything that can be known about it, as JSON."""
+    start = time.monotonic()
+    submission, assignment = task.submission, task.assignment
+    try:
+        if submission.problem:
+            raise Refused(submission.problem)
+        prepared = prepare(submission.notebook, assignment)
+    except Refused as error:
+        return _result(task, None, {}, "refused", str(error), [], start)
+    verdicts, status, reason, outputs = _run(task, prepared)
+    return _result(task, prepared, verdicts, status, reason, outputs, start)
+
+
+def _run(task: Task, prepared: Prepared):
+    import nbformat
+
+    from fdlib.course.grading.judge import Judge, Link
+    from fdlib.course.grading.wire import Channel, WireError
+
+    judge, limits = Judge(task.assignment.notebook), task.limits
+    verdicts: dict[str, tuple[bool, str]] = {}
+    place = Path(tempfile.mkdtemp(prefix="s", dir=task.scratch))
+    files, channel = place / "files", place / "channel"
+    for folder, mode in ((place, 0o711), (channel, 0o755)):
+        folder.mkdir(exist_ok=True)
+        folder.chmod(mode)
+    if task.submission.folder is None:
+        files.mkdir()
+    else:
+        files = task.submission.folder  # copied from there by the jail, without links
+    (channel / "notebook.ipynb").write_text(nbformat.writes(prepared.notebook), encoding="utf-8")
+    (channel / "notebook.ipynb").chmod(0o644)
+    command = [sys.executable, "-I", "-m", "fdlib.course.grading.runner", "{channel}/notebook.ipynb"]
+    command += [str(limits.cell_seconds), str(limits.patience)]
+    deadline = time.monotonic() + limits.patience * limits.seconds
+    reason, status, connection = "", "graded", None
+    server = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+    try:
+        server.bind(str(channel / "socket"))
+        (channel / "socket").chmod(0o777)
+        server.listen(1)
+        with Sandbox(task.kind, files, channel, command, limits, task.slot) as sandbox:
+            listener = Listener(sandbox.process.stdout)
+            try:
+                while time.monotonic() < deadline:
+                    waiting = connection or server
+                    if not select.select([waiting], [], [], 0.1)[0]:
+                        if sandbox.process.poll() is not None:
+                            break
+                        continue
+                    if connection is None:
+                        connection, _ = server.accept()
+                        link = Link(Channel(connection))
+                        continue
+                    link.channel.deadline = min(deadline, time.monotonic() + 6 * GRACE)
+                    words, _ = link.channel.receive()
+                    name = words.get("check")
+                    if words.get("op") == "ready" and name in judge.sources and name not in verdicts:
+                        seconds = min(limits.patience * limits.cell_seconds + GRACE, deadline - time.monotonic())
+                        verdicts[name] = (False, "the notebook's process was lost during this check")
+                        verdict = judge.check(name, link, seconds, name in task.together)
+                        verdicts[name] = (verdict.passed, verdict.message)
+                    link.channel.deadline = time.monotonic() + GRACE
+                    link.channel.send({"op": "done"})
+                else:
+                    status, reason = (
+                        "stopped",
+                        f"time is up: more than {limits.patience * limits.seconds:.0f} s by the clock",
+                    )
+            except WireError as error:
+                if str(error) == "no answer in time":
+                    status, reason = "stopped", "the notebook's process did not answer the judge in time"
+                elif str(error) != "closed":
+                    status, reason = "stopped", f"the notebook's process answered the judge with {error}"
+            with contextlib.suppress(Exception):  # the runner has a moment to say how it ended
+                sandbox.process.wait(timeout=0 if reason else min(GRACE, max(0.1, deadline - time.monotonic())))
+            listener.join(timeout=1)
+            hit, code = sandbox.hit(), sandbox.process.poll()
+    finally:
+        server.close()
+        if connection is not None:
+            connection.close()
+        shutil.rmtree(place, ignore_errors=True)
+    if walls := listener.last("walls"):
+        raise RuntimeError(f"the jail could not be built: {walls.get('error')}")
+    if not reason and (ended := _how_it_ended(listener, code, hit)):
+        status, reason = "stopped", ended
+    return verdicts, status, reason, _outputs(listener, prepared)
+
+
+def _how_it_ended(listener: Listener, code: int | None, hit: str | None) -> str | None:
+    """Why a runner did not reach the last cell; None if it did."""
+    if listener.last("end"):
+        return None
+    died, started = listener.last("died", "failed"), listener.last("start")
+    where = f" in cell {started['cell'] + 1}" if started and type(started.get("cell")) is int else ""
+    if hit:
+        return f"{hit}{where}"
+    if died and died.get("event") == "failed":
+        return f"the notebook could not be run{where}: {str(died.get('error'))[:300]}"
+    if died:
+        return f"the notebook's process ended{where}"
+    return f"the process that runs the notebook was killed{where} (exit status {code})"
+
+
+def _outputs(listener: Listener, prepared: Prepared) -> list[list[dict]]:
+    """For each cell its outputs, as far as they look like outputs."""
+    outputs: list[list[dict]] = [[] for _ in prepared.notebook.cells]
+    for event in listener.events:
+        index, said = event.get("cell"), event.get("outputs")
+        if event.get("event") == "cell" and type(index) is int and 0 <= index < len(outputs) and isinstance(said, list):
+            outputs[index] = [part for part in said[:200] if isinstance(part, dict)]
+    return outputs
+
+
+def _result(
+    task: Task, prepared: Prepared | None, verdicts: dict, status: str, reason: str, outputs: list, start: float
+) -> dict:
+    exercises = []
+    for exercise in task.assignment.exercises:
+        for name in task.assignment.parts(exercise):
+            meta = task.assignment.cells[name].metadata["nbgrader"]
+            by_hand = bool(meta["solution"])
+            passed, message = verdicts.get(name, (False, reason or "this check was not reached"))
+            problem = prepared.problems.get(name) if prepared else reason
+            if problem:
+                passed, message = False, problem
+            elif by_hand:
+                passed, message = False, ""
+            exercises.append(
+                {
+                    "exercise": f"{exercise.chapter}.{exercise.number}",
+                    "title": exercise.title,
+                    "grade_id": name,
+                    "max": meta["points"],
+                    "points": None if by_hand and not problem else (meta["points"] if passed else 0),
+                    "by_hand": by_hand,
+                    "passed": passed,
+                    "judged": "by hand" if by_hand else ("together" if name in task.together else "apart"),
+                    "message": message[:2000],
+                }
+            )
+    usage = resource.getrusage(resource.RUSAGE_CHILDREN), resource.getrusage(resource.RUSAGE_SELF)
+    cells = []
+    if prepared:
+        for cell, said in zip(prepared.notebook.cells, outputs or [[]] * len(prepared.notebook.cells)):
+            cells.append(
+                {"type": cell.cell_type, "source": cell.source, "id": cell.metadata.get("fdlib"), "outputs": said}
+            )
+    return {
+        "student": task.submission.student,
+        "file": task.submission.notebook.name if task.submission.notebook else "",
+        "status": status,
+        "reason": reason,
+        "notes": prepared.notes if prepared else [],
+        "exercises": exercises,
+        "seconds": round(time.monotonic() - start, 2),
+        "cpu_seconds": round(sum(part.ru_utime + part.ru_stime for part in usage), 2),
+        "cells": cells,
+    }
+
+
+# ------------------------------------------------------------------------------ a class
+
+
+def _judge_process(task: Task, target: str, fingerprint: str, lifeline) -> None:
+    """The body of a judge's process: grade, write, end; and end at once, with the jail, when the run that started it ends."""
+    os.setpgid(0, 0)
+
+    def watch():
+        with contextlib.suppress(EOFError, OSError):
+            lifeline.recv_bytes()
+        os.killpg(0, signal.SIGKILL)
+
+    threading.Thread(target=watch, daemon=True).start()
+    sys.stdout = sys.stderr = io.StringIO()  # a check may print
+    _, hard = resource.getrlimit(resource.RLIMIT_DATA)
+    ceiling = JUDGE_MEMORY if hard == resource.RLIM_INFINITY else min(hard, JUDGE_MEMORY)
+    resource.setrlimit(resource.RLIMIT_DATA, (ceiling, hard))
+    try:
+        result = grade_one(task)
+    except Exception as error:
+        said = f"the judge could not finish: {type(error).__name__}: {error}"
+        result = _result(task, None, {}, "failed", said[:500], [], time.monotonic())
+    _write(Path(target), result | {"fingerprint": fingerprint})
+
+
+def _write(path: Path, value: dict) -> None:
+    with atomic_write(path) as temporary:
+        temporary.write_text(json.dumps(value, ensure_ascii=False, indent=1), encoding="utf-8", errors="replace")
+
+
+def calibrate(assignment: Assignment, path: Path, kind: str, limits: Limits, say=print) -> frozenset[str]:
+    """Grade the instructor's own solution; the checks that only work beside the student's objects.
+
+    Raises:
+        ValueError: the solution does not pass its own checks here, so nobody's answer can be graded.
+    """
+    together: frozenset[str] = frozenset()
+    for attempt in range(2):
+        result = grade_one(Task(assignment, Submission("solution", path), kind, limits, together, slot=98))
+        failed = {e["grade_id"]: e["message"] for e in result["exercises"] if not e["by_hand"] and not e["passed"]}
+        if not failed:
+            return together
+        if attempt == 0:
+            together = frozenset(failed)
+    reasons = "; ".join(f"{name}: {message}" for name, message in failed.items())
+    raise ValueError(
+        f"the solution of {assignment.name} does not pass here ({result['reason'] or reasons}): nothing was graded"
+    )
+
+
+def grade(
+    folder: Path,
+    solutions: Path,
+    exercise: str,
+    out: Path,
+    *,
+    containment: str = "auto",
+    limits: Limits | None = None,
+    jobs: int | None = None,
+    say=print,
+) -> list[dict]:
+    """Grade all submissions in ``folder``; one result for each, also in ``out``/results.
+
+    Raises:
+        ValueError, RuntimeError: nothing can be graded; the message says what to do.
+    """
+    limits, jobs = limits or Limits(), jobs or os.cpu_count() or 1
+    assignment = Assignment.load(solutions, exercise)
+    submissions = find(folder, assignment)
+    kind, tried = choose(containment)
+    for line in tried:
+        say(f"not available here: {line}")
+    say(f"{assignment.name}: {len(submissions)} submissions, {jobs} at a time, containment: {kind}")
+    old = _read(out / "run.json")
+    shutil.rmtree(old.get("scratch") or "/nonexistent", ignore_errors=True)  # of a run that was killed
+    state = hashlib.sha256()
+    for source in sorted((Path(__file__).parents[1] / "checks").glob("*.py")):
+        state.update(source.read_bytes())
+    state.update(json.dumps([assignment.notebook, dataclasses.asdict(limits), kind], sort_keys=True).encode())
+    state = state.hexdigest()
+    if old.get("state") == state:
+        together = frozenset(old["together"])
+    else:
+        say("grading the solution first, as a test of the grader …")
+        together = calibrate(assignment, solutions / f"{assignment.name}.ipynb", kind, limits, say)
+    if together:
+        say(f"judged beside the student's code, so less safe: {', '.join(sorted(together))}")
+    scratch = tempfile.mkdtemp(prefix="fdlib-grading-")
+    os.chmod(scratch, 0o711)
+    run = {"exercise": assignment.name, "containment": kind, "tried": tried, "limits": dataclasses.asdict(limits)}
+    _write(out / "run.json", run | {"state": state, "together": sorted(together), "scratch": scratch})
+    wanted = {}
+    for submission in submissions:
+        fingerprint = hashlib.sha256(f"{state} {submission.fingerprint()} {submission.problem}".encode()).hexdigest()
+        wanted[submission.key] = (submission, fingerprint)
+    for path in (out / "results").glob("*.json"):
+        if path.stem not in wanted:
+            path.unlink()  # a submission that is gone
+    todo = [
+        key
+        for key, (_, print_) in wanted.items()
+        if _read(out / "results" / f"{key}.json").get("fingerprint") != print_
+    ]
+    if len(todo) < len(wanted):
+        say(f"{len(wanted) - len(todo)} are graded already")
+    try:
+        _all(todo, wanted, assignment, kind, limits, together, scratch, jobs, out, say)
+    finally:
+        shutil.rmtree(scratch, ignore_errors=True)
+    return [_read(out / "results" / f"{key}.json") for key in wanted]
+
+
+def _all(todo, wanted, assignment, kind, limits, together, scratch, jobs, out, say) -> None:
+    """The pool: at most ``jobs`` judges at a time, each with a slot, that is a user id, of its own."""
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(["torch", "nbformat", "fdlib.course.checks", "fdlib.course.grading.judge", __name__])
+    running: dict[int, tuple] = {}
+    queue, done = list(todo), 0
+    mine, theirs = context.Pipe()  # its end, however it comes, tells the judges to end
+    try:
+        while queue or running:
+            while queue and len(running) < jobs:
+                key = queue.pop(0)
+                submission, fingerprint = wanted[key]
+                slot = next(i for i in range(jobs) if i not in {entry[3] for entry in running.values()})
+                task = Task(assignment, submission, kind, limits, together, slot, scratch)
+                target = out / "results" / f"{key}.json"
+                process = context.Process(
+                    target=_judge_process, args=(task, str(target), fingerprint, theirs), daemon=True
+                )
+                process.start()
+                running[process.sentinel] = (process, key, task, slot, time.monotonic())
+            for sentinel in multiprocessing.connection.wait(list(running), timeout=1.0):
+                process, key, task, _, _ = running.pop(sentinel)
+                process.join()
+                target, (submission, fingerprint) = out / "results" / f"{key}.json", wanted[key]
+                if _read(target).get("fingerprint") != fingerprint:
+                    reason = f"the judge's process ended with {process.exitcode}"
+                    failed = _result(task, None, {}, "failed", reason, [], time.monotonic())
+                    _write(target, failed | {"fingerprint": fingerprint})
+                done += 1
+                say(f"[{done}/{len(todo)}] {line(_read(target))}")
+            for process, _, _, _, start in running.values():
+                if time.monotonic() - start > limits.patience * limits.seconds + 20 * GRACE:
+                    process.kill()
+    finally:
+        for process, *_ in running.values():
+            process.kill()
+        mine.close()
+        theirs.close()
+
+
+def line(result: dict) -> str:
+    """A result in one line."""
+    points = sum(e["points"] or 0 for e in result["exercises"])
+    most = sum(e["max"] for e in result["exercises"])
+    open_ = sum(e["max"] for e in result["exercises"] if e["points"] is None)
+    text = f"{result['student']}: {points} of {most} points" + (f", {open_} still by hand" if open_ else "")
+    return text + (f" ({result['status']}: {result['reason']})" if result["reason"] else "")
+
+
+def _read(path: Path) -> dict:
+    try:
+        found = json.loads(path.read_text(encoding="utf-8"))
+        return found if isinstance(found, dict) else {}
+    except (OSError, ValueError):
+        return {}
