@@ -200,7 +200,7 @@ FORGE = """
 import json, os, sys
 from fdlib.course.grading.wire import Channel
 import socket
-forged = [{"event": "end"}, {"exercise": "1.1", "grade_id": "check-double", "points": 2, "max": 2, "passed": True, "status": "graded"},
+forged = [{"event": "end"}, {"exercise": "1.1", "grade_id": "check-double", "points": 2, "passed": True, "status": "graded"},
           {"op": "answer", "id": 1, "said": True}, {"verdict": True}]
 for line in forged:
     print(json.dumps(line))
@@ -805,6 +805,72 @@ def test_a_student_cannot_pretend_to_be_equal_nor_choose_an_exception_of_the_jud
     link, _keep = hostile(frame({"op": "answer", "id": 1, "error": "SystemExit", "message": "0"}))
     with pytest.raises(StudentError):
         link.ask("get", name="root")
+
+
+# ------------------------------------------------------------------------------ every chapter's checks, from apart
+
+STUDENT = """
+import json, sys, nbformat
+from fdlib.course.grading import worker
+job = json.load(open(sys.argv[1]))
+names = {"__name__": "__main__"}
+for cell in nbformat.read(job["notebook"], as_version=4).cells:
+    meta = cell.metadata.get("nbgrader", {})
+    if cell.cell_type != "code":
+        continue
+    if not meta.get("grade") or meta.get("solution"):
+        exec(cell.source, names)
+        continue
+    worker.serve(meta["grade_id"], names)
+    for source in job["wrong"].get(meta["grade_id"], []):
+        other = dict(names)
+        exec(source, other)
+        worker.serve(meta["grade_id"], other)
+"""
+SOLUTIONS = sorted((ROOT / "solutions").glob("[0-9]*.ipynb"))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("path", SOLUTIONS, ids=[path.stem for path in SOLUTIONS])
+def test_every_check_judges_from_apart(tmp_path, path):
+    """Solutions pass, typical mistakes are named, as in the students' own kernels: the wall changes no verdict."""
+    assignment = Assignment.load(path.parent, path.stem)
+    judge, file = Judge(assignment.notebook), ROOT / "tests" / "wrong_answers" / f"{path.stem[:2]}.py"
+    known: dict = {}
+    exec(file.read_text(encoding="utf-8"), known)
+    wrong = {}
+    for exercise in assignment.exercises:
+        if exercise.check:
+            source = assignment.cells[exercise.answer].source
+            wrong[exercise.check] = [
+                (message, source.replace(old, new)) for message, old, new in known["WRONG"][exercise.answer]
+            ]
+    job = {"notebook": str(path), "wrong": {check: [source for _, source in each] for check, each in wrong.items()}}
+    (tmp_path / "job.json").write_text(json.dumps(job))
+    server = socket.socket(socket.AF_UNIX)
+    server.bind(str(tmp_path / "s"))
+    server.listen(1)
+    server.settimeout(300)
+    environment = os.environ | {"FDLIB_CHANNEL": str(tmp_path / "s"), "OMP_NUM_THREADS": "1"}
+    with subprocess.Popen(
+        [sys.executable, "-c", STUDENT, str(tmp_path / "job.json")], env=environment, stdout=subprocess.DEVNULL
+    ) as student:
+        try:
+            link = Link(Channel(server.accept()[0]))
+            for name in judge.sources:
+                for message in (None, *(message for message, _ in wrong[name])):
+                    link.channel.deadline = time.monotonic() + 600
+                    words, _ = link.channel.receive()
+                    assert words == {"op": "ready", "check": name}
+                    verdict = judge.check(name, link, seconds=300)
+                    assert verdict.passed == (message is None), f"{name}, {message}: {verdict}"
+                    assert message is None or re.search(message, verdict.message), (
+                        f"{name}: {message!r} became {verdict.message!r}"
+                    )
+                    link.channel.send({"op": "done"})
+        finally:
+            student.kill()
+            server.close()
 
 
 # ------------------------------------------------------------------------------ a real chapter, release, syllabus
