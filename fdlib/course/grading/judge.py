@@ -5,7 +5,7 @@
 
 A check such as ``check.jump(jump)`` is executed here, in a process that no student's code ever enters, with the imports of the
 instructor's notebook. The name ``jump`` becomes a ``Remote``: calling it sends the arguments into the jail and brings data
-back. What the student's function did to its arguments is done to them here too; gradients flow through it, by asking for
+back. What the student's function did to a network among them is done to it here too; gradients flow through it, by asking for
 them; and functions that a check hands over are called here.
 """
 
@@ -107,22 +107,30 @@ class Link:
         return found
 
     def _apply(self, changes: dict, packed: Outgoing) -> None:
-        """Do to the judge's own tensors and modules what the call did to its copies."""
+        """Do to the judge's own networks what the call did to its copies.
+
+        To networks only, that is, modules with parameters: other tensors, and exact denoisers, are what the check will compare
+        with, and no student may change those.
+        """
         try:
+            networks = [module for module in packed.modules if next(module.parameters(), None) is not None]
+            inside = {id(tensor) for module in networks for tensor in (*module.parameters(), *module.buffers())}
             with torch.no_grad():
                 for index, value in changes["tensors"].items():
                     mine = packed.tensors[index]
+                    if id(mine) not in inside:
+                        continue
                     if value.shape == mine.shape and value.dtype == mine.dtype:
                         mine.copy_(value)
                     else:
                         mine.data = value
                 for index, other in changes["alias"].items():
                     mine, theirs = packed.tensors[index], packed.tensors[other]
-                    if mine.untyped_storage().data_ptr() != theirs.untyped_storage().data_ptr():
+                    if id(mine) in inside and mine.untyped_storage().data_ptr() != theirs.untyped_storage().data_ptr():
                         mine.data = theirs.data
             for index, attributes in changes["attributes"].items():
                 module = packed.modules[index]
-                for name, value in attributes.items():
+                for name, value in attributes.items() if any(module is network for network in networks) else ():
                     if not str(name).isidentifier() or name.startswith("_"):
                         raise ValueError("not an attribute")
                     for group in (module._parameters, module._buffers, module._modules):

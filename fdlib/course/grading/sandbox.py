@@ -295,6 +295,7 @@ class Cgroup:
                         continue
                     (parent / "cgroup.subtree_control").write_text("+memory +pids +cpu")
                     folder = parent / name
+                    _tidy(parent)
                     folder.mkdir()
                     (folder / "memory.max").write_text(str(limits.memory))
                     (folder / "pids.max").write_text(str(limits.processes))
@@ -311,6 +312,7 @@ class Cgroup:
             for kind, file, value in (("memory", "limit_in_bytes", limits.memory), ("pids", "max", limits.processes)):
                 own = next(path for _, kinds, path in lines if kind in kinds.split(","))
                 folder = Path("/sys/fs/cgroup") / kind / own.strip("/") / name
+                _tidy(folder.parent)
                 folder.mkdir()
                 made[kind] = folder
                 (folder / f"{kind}.{file}").write_text(str(value))
@@ -319,8 +321,12 @@ class Cgroup:
             ):  # a bomb of processes then gets one share of the processor
                 own = next(path for _, kinds, path in lines if "cpu" in kinds.split(","))
                 folder = Path("/sys/fs/cgroup/cpu") / own.strip("/") / name
+                _tidy(folder.parent)
                 folder.mkdir()
                 made["cpu"] = folder
+                (folder / "cpu.shares").write_text(
+                    str(max(2, round(1024 * 1.25 ** -os.nice(0))))
+                )  # as polite as we are
             return cls(made, limits, 1)
         except (OSError, StopIteration):
             for folder in made.values():
@@ -366,6 +372,14 @@ class Cgroup:
                     break
                 except OSError:  # its last process is still being buried
                     time.sleep(0.05)
+
+
+def _tidy(parent: Path) -> None:
+    """Remove the empty groups of judges that were killed; the names hold their process ids."""
+    for old in parent.glob("fdlib-*-*"):
+        if not Path("/proc", old.name.split("-")[1]).exists():
+            with contextlib.suppress(OSError):
+                old.rmdir()
 
 
 # ------------------------------------------------------------------------------ the end, where no namespace brings it
