@@ -36,6 +36,8 @@ PARTS = {
     "tests/test_notebooks.py": "pairs of notebooks",
     "tests/test_claims.py": "claims with random weights",
     "tests/test_lab.py": "JupyterLab in a browser",
+    "tests/test_exercises.py": "exercises and wrong answers",
+    "tests/test_site.py": "web site in a browser",
 }
 
 
