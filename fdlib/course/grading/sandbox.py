@@ -107,7 +107,7 @@ class Sandbox:
         files: a folder whose regular files the command finds in its home; it works on a copy.
         channel: a folder with the judge's socket, visible inside, not writable.
         command: what to run. Its standard output is ``process.stdout``; its standard error is thrown away.
-        slot: a number that no other sandbox running at this time has.
+        slot: a number that no other sandbox of this process has at this time.
     """
 
     def __init__(self, kind: str, files: Path, channel: Path, command: list[str], limits: Limits, slot: int):
@@ -121,7 +121,9 @@ class Sandbox:
         os.chmod(self.place, 0o755)
         root = not self.user_namespace
         inside = self.kind in ("namespaces", "docker")
-        uid = FIRST_USER + self.slot if root and self.kind in ("namespaces", "user", "docker") else None
+        uid, self.lock = None, None
+        if root and self.kind != "limits":
+            uid, self.lock = free_user()
         home = HOME if inside else str(self.place / "home")
         if not inside:
             from fdlib.course.grading import jail
@@ -170,7 +172,7 @@ class Sandbox:
             subprocess.run(["docker", "rm", "--force", self._name()], capture_output=True)
         if self.cgroup:
             self.cgroup.kill()
-        if self.uid is not None and self.kind != "docker":
+        if self.kind == "user":
             end_all_of(self.uid)
         elif self.kind == "limits":
             end_all_marked(str(self.channel))
@@ -180,6 +182,8 @@ class Sandbox:
         if self.cgroup:
             self.cgroup.remove()
         shutil.rmtree(self.place, ignore_errors=True)
+        if self.lock is not None:
+            os.close(self.lock)
 
     def hit(self) -> str | None:
         """The limit that the control group or the clock says was reached, in words."""
@@ -222,6 +226,21 @@ class Sandbox:
             words += ["--env", f"{name}={value}"]
         command = [part.replace("{channel}", "/channel") for part in self.command]
         return [*words, "fdlib-empty", "/bin/sh", "-c", f'cp -r /files/. {HOME}; exec "$@"', "sh", *command]
+
+
+def free_user() -> tuple[int, int]:
+    """A user id that no other sandbox on this machine has, and the locked file that says so until it is closed."""
+    import fcntl
+
+    folder = "/run" if os.access("/run", os.W_OK) else tempfile.gettempdir()
+    for uid in range(FIRST_USER, FIRST_USER + 1000):
+        file = os.open(f"{folder}/fdlib-user-{uid}.lock", os.O_CREAT | os.O_RDWR | os.O_NOFOLLOW, 0o600)
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            return uid, file
+        except OSError:
+            os.close(file)
+    raise RuntimeError("a thousand submissions are running on this machine already")
 
 
 def _give(top: str, uid: int | None) -> None:
