@@ -210,8 +210,8 @@ class Recomposed(nn.Module):
         super().__init__()
         if not hasattr(denoiser, "branches") or denoiser.decoding == "concat":
             raise TypeError(f"denoiser must be a FactorizedUNet with branches, got a {type(denoiser).__name__}")
-        if not 0 <= region < denoiser.regions:
-            raise ValueError(f"region must be one of 0 .. {denoiser.regions - 1}, got {region}")
+        if not 0 <= region < denoiser.regions or denoiser.regions < 2:
+            raise ValueError(f"region must be one of 0 .. {denoiser.regions - 1}, of at least two; got {region}")
         if not source:
             raise ValueError("source is empty: pass the trajectory {t: x_t} of inversion.record")
         self.denoiser, self.source, self.region = denoiser, dict(source), region
@@ -227,9 +227,12 @@ class Recomposed(nn.Module):
         net = self.denoiser
         own, theirs = net.encode(x_t, t, **condition), net.encode(other, t, **condition)
         masks, m_k = net.mask_generator(*own), net.mask_generator(*theirs)[:, k : k + 1]
-        masks = masks * (1 - m_k) / (1 - masks[:, k : k + 1]).clamp(min=1e-4)
+        others = masks.clone()
+        others[:, k] = 0
+        others = others + 1e-9  # where the others had no mask at all they share what they get
+        others[:, k] = 0
+        masks = others * (1 - m_k) / others.sum(1, keepdim=True)
         masks = torch.cat([masks[:, :k], m_k, masks[:, k + 1 :]], dim=1)
-        masks = masks / masks.sum(1, keepdim=True)
         values = net.branches(*own, masks)
         values = torch.cat([values[:, :k], net.branches(*theirs, masks)[:, k : k + 1], values[:, k + 1 :]], dim=1)
         value = torch.einsum("bkchw,bkhw->bchw", values, masks)
