@@ -89,6 +89,7 @@ def grade_one(task: Task) -> dict:
     except Refused as error:
         return _result(task, None, {}, "refused", str(error), [], start)
     verdicts, status, reason, outputs = _run(task, prepared)
+    prepared.notes += _raised(outputs)
     return _result(task, prepared, verdicts, status, reason, outputs, start)
 
 
@@ -192,6 +193,18 @@ def _outputs(listener: Listener, prepared: Prepared) -> list[list[dict]]:
         if event.get("event") == "cell" and type(index) is int and 0 <= index < len(outputs) and isinstance(said, list):
             outputs[index] = [part for part in said[:200] if isinstance(part, dict)]
     return outputs
+
+
+def _raised(outputs: list[list[dict]]) -> list[str]:
+    """Which cells ended with an error, for instructor and student; blanks that were left blank are no news."""
+    said = []
+    for number, cell in enumerate(outputs, start=1):
+        for part in cell:
+            name = str(part.get("ename"))[:60]
+            if part.get("output_type") == "error" and name != "NotImplementedError":
+                long = " (it took longer than a cell may)" if name == "KeyboardInterrupt" else ""
+                said.append(f"cell {number} ended with {name}{long}")
+    return said[:10]
 
 
 def _result(

@@ -209,11 +209,15 @@ def statistics(results: list[dict], names: list[str], run: dict) -> str:
     left.hist(totals, bins=[most * i / 10 for i in range(11)], color="#4477aa", edgecolor="white")
     left.set(xlabel=f"points of {_number(most)}", ylabel="students", title="points so far")
     parts = results[0]["exercises"]
-    rates = []
+    rates, labels = [], []
     for index, part in enumerate(parts):
         known = [r["exercises"][index]["points"] for r in results if r["exercises"][index]["points"] is not None]
         rates.append(sum(known) / (part["max"] * len(known)) if known else 0.0)
-    right.barh([f"{p['exercise']} {p['grade_id'].removeprefix('check-')}" for p in parts], rates, color="#228833")
+        read = any(r["exercises"][index]["points"] is None for r in results)
+        labels.append(
+            f"{part['exercise']} {part['grade_id'].removeprefix('check-')}" + (" (not all read)" if read else "")
+        )
+    right.barh(labels, rates, color="#228833")
     right.invert_yaxis()
     right.set(xlim=(0, 1), xlabel="share of the points", title="exercises")
     data = io.BytesIO()
@@ -221,7 +225,11 @@ def statistics(results: list[dict], names: list[str], run: dict) -> str:
     picture = base64.b64encode(data.getvalue()).decode()
 
     say = html.escape
-    limits = ", ".join(f"{key} {value:g}" for key, value in run.get("limits", {}).items())
+    sizes = ("memory", "file", "disk")
+    limits = ", ".join(
+        f"{key.replace('_', ' ')} {value / 2**20:.0f} MiB" if key in sizes else f"{key.replace('_', ' ')} {value:g}"
+        for key, value in run.get("limits", {}).items()
+    )
     lines = [
         f"<h1>{say(run.get('exercise', 'Class'))}</h1>",
         f"<p>{len(results)} students; median {_number(middle)} of {_number(most)} points. "
