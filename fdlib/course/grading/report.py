@@ -149,13 +149,12 @@ def table(results: Iterable[dict]) -> str:
 def page(result: dict) -> str:
     """A student's feedback."""
     say = html.escape
+    more = f"; {_number(waiting(result))} more can still be given by a person" if waiting(result) else ""
+    file = f"File: <code>{say(result['file'] or 'none')}</code>"
     lines = [
         f"<h1>{say(result['student'])}</h1>",
-        f"<p><b>{_number(total(result))} of {_number(highest(result))} points</b>",
+        f"<p><b>{_number(total(result))} of {_number(highest(result))} points</b>{more}. {file}</p>",
     ]
-    if open_ := waiting(result):
-        lines.append(f"; {_number(open_)} more can still be given by a person")
-    lines.append(f". File: <code>{say(result['file'] or 'none')}</code></p>")
     if result["reason"]:
         lines.append(f'<p class="no">{say(result["status"].capitalize())}: {say(result["reason"])}.</p>')
     if result["notes"]:
@@ -164,13 +163,15 @@ def page(result: dict) -> str:
     for part in result["exercises"]:
         kind = "open" if part["points"] is None else "yes" if part["points"] == part["max"] else "no"
         points = f"… of {part['max']}" if part["points"] is None else f"{_number(part['points'])} of {part['max']}"
-        message = part["message"] or ("to be read by a person" if part["points"] is None else "")
+        message = part["message"] or {"open": "to be read by a person", "yes": "right", "no": ""}[kind]
         title = f"{part['exercise']} {part['title']}" + (" (open question)" if part["by_hand"] else "")
         lines.append(f'<tr><td>{say(title)}<td class="{kind}">{points}<td>{say(message)}</tr>')
     lines.append("</table>")
     if result["cells"]:
         lines.append("<h2>Your notebook, as it ran</h2>")
-    messages = {part["grade_id"]: part["message"] for part in result["exercises"]}
+    messages = {
+        part["grade_id"]: part["message"] or ("right" if part["passed"] else "") for part in result["exercises"]
+    }
     for cell in result["cells"]:
         if cell["id"] in messages and cell["source"].startswith("__import__"):
             lines.append(f"<pre><b>check {say(cell['id'])}</b>: {say(messages[cell['id']])}</pre>")
