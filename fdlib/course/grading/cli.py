@@ -94,7 +94,7 @@ def _grade(options, root: Path) -> int:
     out = options.out or Path("build/grading") / name
 
     def say(text: str) -> None:
-        print(text, flush=True)
+        print("".join(letter if letter.isprintable() else "?" for letter in text), flush=True)
 
     results = grade(
         options.folder,

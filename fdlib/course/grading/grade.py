@@ -163,8 +163,8 @@ def _run(task: Task, prepared: Prepared):
         if connection is not None:
             connection.close()
         shutil.rmtree(place, ignore_errors=True)
-    if walls := listener.last("walls"):
-        raise RuntimeError(f"the jail could not be built: {walls.get('error')}")
+    if listener.events and listener.events[0].get("event") == "walls":  # before there was any student's code to say so
+        raise RuntimeError(f"the jail could not be built: {listener.events[0].get('error')}")
     if not reason and (ended := _how_it_ended(listener, code, hit)):
         status, reason = "stopped", ended
     return verdicts, status, reason, _outputs(listener, prepared)
@@ -352,10 +352,11 @@ def grade(
     for path in (out / "results").glob("*.json"):
         if path.stem not in wanted:
             path.unlink()  # a submission that is gone
+    old = {key: _read(out / "results" / f"{key}.json") for key in wanted}
     todo = [
         key
-        for key, (_, print_) in wanted.items()
-        if _read(out / "results" / f"{key}.json").get("fingerprint") != print_
+        for key, (_, fresh) in wanted.items()
+        if old[key].get("fingerprint") != fresh or old[key]["status"] == "failed"
     ]
     if len(todo) < len(wanted):
         say(f"{len(wanted) - len(todo)} are graded already")

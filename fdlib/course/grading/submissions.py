@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import re
+import sys
 import unicodedata
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -169,7 +170,8 @@ def _in_folder(path: Path, assignment: Assignment) -> Submission:
 
 def _name(text: str) -> str:
     """A student's name as people write it: composed accents, no stray spaces or separators at the ends."""
-    return " ".join(unicodedata.normalize("NFC", text).split()).strip(" -_.")
+    text = unicodedata.normalize("NFC", text.encode("utf-8", "replace").decode())
+    return " ".join("".join(letter if letter.isprintable() else " " for letter in text).split()).strip(" -_.")
 
 
 def _share(path: Path, assignment: Assignment) -> float:
@@ -192,6 +194,10 @@ def _load(path: Path) -> NotebookNode:
                 raise ValueError("a cell that is none")
             if not isinstance(cell.metadata.get("nbgrader", {}), dict):
                 raise ValueError("cell metadata of the wrong kind")
+            if not isinstance(cell.metadata.get("nbgrader", {}).get("grade_id", ""), str):
+                raise ValueError("an id that is no text")
+        if not all(isinstance(notebook.metadata.get(name, {}), dict) for name in ("kernelspec", "language_info")):
+            raise ValueError("metadata of the wrong kind")
         return notebook
     except Refused:
         raise
@@ -238,7 +244,7 @@ def prepare(path: Path, assignment: Assignment) -> Prepared:
         )
     prepared = Prepared(notebook)
     version = str(notebook.metadata.get("language_info", {}).get("version", ""))
-    here = ".".join(map(str, __import__("sys").version_info[:2]))
+    here = ".".join(map(str, sys.version_info[:2]))
     if version and version.split(".")[:2] != here.split("."):
         prepared.notes.append(f"saved with Python {version[:20]}, graded with Python {here}")
     if unknown := sorted(set(ids) - set(known)):
