@@ -836,6 +836,8 @@ plt.show()
 #
 # ## Exercises
 #
+# Exercises that check your answers are in [their own notebook](../exercises/10_pose_distribution_360.ipynb). These go further:
+#
 # 1. *(warm-up)* Why must `sinkhorn` divide by the errors' spread? Multiply the toy's errors by 1000 and leave the division out.
 # 2. In the toy, let 20 of 32 views fit candidate 0 and the rest be spread over the others. What does the plan do to them? That is why balancing ends at 60 % of the training. Try
 #    `balanced_share=1.0` on views that are not spread evenly (`MultiView.render("car", azimuth=…)`).

@@ -288,6 +288,8 @@ viz.show_rows({name: row.nan_to_num().clamp(-1, 1) for name, row in rows.items()
 #
 # ## Exercises
 #
+# Exercises that check your answers are in [their own notebook](../exercises/11_region_editing.ipynb). These go further:
+#
 # 1. Show that $\lVert J_{\text{rest}} v\rVert \le \sigma_{r'+1}$ for every unit $v$ orthogonal to the leading $r'$ right singular vectors.
 # 2. $h$-space has 1024 dimensions on a $4\times4$ grid. Why can no direction of it move a single pixel?
 # 3. DDIM's inversion has an `iterations` option. What does it repeat, and when does it converge?
