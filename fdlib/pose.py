@@ -193,12 +193,12 @@ class PoseDenoiser(Denoiser):
         if (
             self.cameras == "free"
         ):  # thesis equation 3.2 and 3.3.1; untilted OpenGL axes at (0, 0, r) look at the origin
-            numbers = 0.5 * torch.tanh(
-                2 * numbers
-            )  # a camera that flew off would see nothing, and learn nothing any more
-            # a translation of one radius moves the picture about as much as a rotation of one radian
-            centre = numbers.new_tensor([0.0, 0.0, 1.0]) + numbers[..., 3:]
-            return camera_to_world(rodrigues(numbers[..., :3]), self.radius * centre)
+            # A turn and a step aside move the picture alike, but for the parallax. Who photographs a scene in front of them
+            # steps more than they turn, so turns learn four times slower. A camera that flew off would see nothing, and
+            # learn nothing any more: hence the bounds.
+            rates = numbers.new_tensor([0.5, 0.5, 0.5, 2.0, 2.0, 2.0])
+            turn, step = (0.5 * torch.tanh(rates * numbers)).split(3, dim=-1)
+            return camera_to_world(rodrigues(turn), self.radius * (turn.new_tensor([0.0, 0.0, 1.0]) + step))
         # a little over the sector's edge, so that no view falls between two candidates
         offsets = 1.3 * torch.tanh(numbers)
         azimuth = self.sectors.azimuth.to(offsets) + self.sectors.azimuth_extent.to(offsets) / 2 * offsets[..., 0]

@@ -207,10 +207,17 @@ POSES = {
 }
 """The method of chapter 10 and what it is compared with, at the same length and scene."""
 
-FORWARD = {
-    "single": PoseExperiment(steps=1000, batch_size=16, candidates=1, cameras="free", encoder_rate=2e-4),
-    "nerf--": PoseExperiment(1000, 16, candidates=1, cameras="free", per_view=True, encoder_rate=2e-3),
-}
+_FORWARD = PoseExperiment(
+    steps=1500,
+    batch_size=16,
+    candidates=1,
+    cameras="free",
+    samples=24,
+    render_pixels=64,
+    field_rate=3e-2,
+    encoder_rate=8e-4,
+)
+FORWARD = {"single": _FORWARD, "nerf--": replace(_FORWARD, per_view=True, encoder_rate=5e-3)}
 """Forward-facing views, one camera each (chapter 9, algorithm 3), and its comparator: ``benchmarks/forward_facing.py``."""
 
 _FINER = PoseExperiment(candidates=12, assignment="minimum", blur=0.0, encoder_rate=5e-4)
