@@ -4,6 +4,7 @@ One class is graded once. Its exercise notebook is tiny, and its students are as
 then looks at one of them. Expensive things happen once a file: everything here fits into a minute or two.
 """
 
+import contextlib
 import csv
 import json
 import os
@@ -840,6 +841,25 @@ for cell in nbformat.read(job["notebook"], as_version=4).cells:
         exec(source, other)
         worker.serve(meta["grade_id"], other)
 """
+
+
+@contextlib.contextmanager
+def lent(folder):
+    """A link to a process that runs the notebook of ``folder``/job.json, without a jail, and lends what it defines."""
+    server = socket.socket(socket.AF_UNIX)
+    server.bind(str(folder / "s"))
+    server.listen(1)
+    server.settimeout(300)
+    environment = os.environ | {"FDLIB_CHANNEL": str(folder / "s"), "OMP_NUM_THREADS": "1"}
+    words = [sys.executable, "-c", STUDENT, str(folder / "job.json")]
+    with subprocess.Popen(words, env=environment, stdout=subprocess.DEVNULL) as student:
+        try:
+            yield Link(Channel(server.accept()[0]))
+        finally:
+            student.kill()
+            server.close()
+
+
 SOLUTIONS = sorted((ROOT / "solutions").glob("[0-9]*.ipynb"))
 
 
@@ -860,30 +880,57 @@ def test_every_check_judges_from_apart(tmp_path, path):
             ]
     job = {"notebook": str(path), "wrong": {check: [source for _, source in each] for check, each in wrong.items()}}
     (tmp_path / "job.json").write_text(json.dumps(job))
-    server = socket.socket(socket.AF_UNIX)
-    server.bind(str(tmp_path / "s"))
-    server.listen(1)
-    server.settimeout(300)
-    environment = os.environ | {"FDLIB_CHANNEL": str(tmp_path / "s"), "OMP_NUM_THREADS": "1"}
-    with subprocess.Popen(
-        [sys.executable, "-c", STUDENT, str(tmp_path / "job.json")], env=environment, stdout=subprocess.DEVNULL
-    ) as student:
-        try:
-            link = Link(Channel(server.accept()[0]))
-            for name in judge.sources:
-                for message in (None, *(message for message, _ in wrong[name])):
-                    link.channel.deadline = time.monotonic() + 600
-                    words, _ = link.channel.receive()
-                    assert words == {"op": "ready", "check": name}
-                    verdict = judge.check(name, link, seconds=300)
-                    assert verdict.passed == (message is None), f"{name}, {message}: {verdict}"
-                    assert message is None or re.search(message, verdict.message), (
-                        f"{name}: {message!r} became {verdict.message!r}"
-                    )
-                    link.channel.send({"op": "done"})
-        finally:
-            student.kill()
-            server.close()
+    with lent(tmp_path) as link:
+        for name in judge.sources:
+            for message in (None, *(message for message, _ in wrong[name])):
+                link.channel.deadline = time.monotonic() + 600
+                words, _ = link.channel.receive()
+                assert words == {"op": "ready", "check": name}
+                verdict = judge.check(name, link, seconds=300)
+                assert verdict.passed == (message is None), f"{name}, {message}: {verdict}"
+                assert message is None or re.search(message, verdict.message), (
+                    f"{name}: {message!r}, {verdict.message!r}"
+                )
+                link.channel.send({"op": "done"})
+
+
+TOGETHER = """\
+# %%
+import math
+
+# %% nbgrader={"grade_id": "half", "solution": true}
+half = lambda x: x / 2
+
+# %% nbgrader={"grade_id": "check-half", "grade": true, "points": 1}
+assert type(half).__name__ == "function" and math.isclose(half(4), 2)
+"""
+
+
+@pytest.mark.parametrize(
+    ("cell", "passed", "message"),
+    [
+        ("", True, ""),
+        ("half = lambda x: x / 3", False, "AssertionError"),
+        ("math.isclose = lambda *a: True; half = lambda x: 7", False, "tampered with"),
+    ],
+    ids=["right", "wrong", "patched"],
+)
+def test_a_check_that_needs_the_object_itself_runs_beside_it_and_notices_patches(tmp_path, cell, passed, message):
+    notebook = complete(jupytext.reads(TOGETHER, fmt="py:percent"))
+    judge = Judge(notebook)
+    notebook.cells.insert(2, nbformat.v4.new_code_cell(cell))
+    nbformat.write(notebook, tmp_path / "n.ipynb")
+    (tmp_path / "job.json").write_text(
+        json.dumps({"notebook": str(tmp_path / "n.ipynb"), "wrong": {"check-half": [cell or "0"]}})
+    )
+    with lent(tmp_path) as link:
+        link.channel.receive()
+        assert not judge.check("check-half", link, seconds=300).passed, "from apart it is no function"
+        link.channel.send({"op": "done"})
+        link.channel.receive()
+        verdict = judge.check("check-half", link, seconds=300, together=True)
+        assert verdict.passed == passed and message in verdict.message
+        link.channel.send({"op": "done"})
 
 
 # ------------------------------------------------------------------------------ a real chapter, release, syllabus
