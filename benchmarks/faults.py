@@ -353,7 +353,7 @@ def main() -> None:
     parser.add_argument("--json", type=Path, help="also write what was seen to this file")
     options = parser.parse_args()
     report = {
-        "command": "python benchmarks/faults.py " + " ".join(sys.argv[1:]),
+        "command": f"python benchmarks/faults.py --kills {options.kills} --seed {options.seed} --parts {' '.join(options.parts)}",
         "commit": subprocess.run(
             ["git", "rev-parse", "--short", "HEAD"], capture_output=True, text=True
         ).stdout.strip(),
