@@ -2,9 +2,8 @@
 
 Both ends speak in messages: a few words of JSON and a blob. From the judge to the student the blob may hold a pickle: the
 judge is trusted, and what a student's process makes of it is its own affair. From the student to the judge nothing is ever
-unpickled: ``encode`` and ``decode`` know numbers, text, containers, tensors,
-arrays and a few of fdlib's own dataclasses. Everything
-else (functions, models, classes) stays where it is and crosses as a handle.
+unpickled: ``encode`` and ``decode`` know numbers, text, containers, tensors, arrays and a few of fdlib's own dataclasses.
+Everything else (functions, models, classes) stays where it is and crosses as a handle.
 """
 
 from __future__ import annotations
