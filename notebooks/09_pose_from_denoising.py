@@ -629,6 +629,8 @@ widgets.slider_gallery(flight.images, description="camera", scale=6, play=True)
 #
 # ## Exercises
 #
+# Exercises that check your answers are in [their own notebook](../exercises/09_pose_from_denoising.ipynb). These go further:
+#
 # 1. *(warm-up)* How many pixels does the picture move if the camera turns by one degree? If it steps aside by .04, for the ball in front (about 2 away) and for the wall (about 3.5)? Which of the two can one tell apart at 32 pixels?
 # 2. The encoder puts out $v$ with $|v| < \pi$ in all our cases. Where do two different $v$ mean the same rotation, and why would that trouble a network?
 # 3. Build the mirror trap: views that all look at one point (`SCENES["desk"]` with `converge=1`). Turn the scene inside out in depth and mirror the cameras: which views can tell? Train it, and look at the sign of the error.
