@@ -21,7 +21,7 @@ from fdlib import inversion
 from fdlib.denoiser import Prediction
 from fdlib.directions import Branches, Directions, find_directions, middle_of, middle_output
 from fdlib.inversion import Latent
-from fdlib.process import add_noise
+from fdlib.process import add_noise, convert
 from fdlib.schedule import NoiseSchedule
 
 # ---------------------------------------------------------------------- applying a direction
@@ -199,14 +199,21 @@ class Recomposed(nn.Module):
     """A factorized denoiser, one of whose regions comes from another picture: its mask and its branch are exchanged.
 
         m'_k = m_k(source),   m'_j = m_j (1 - m'_k) / (1 - m_k)  for j != k,
-        noise = sum_j m'_j noise_j,  with noise_k that of the source
+        noise = sum_j m'_j noise_j,  with noise_k the one that leads to the clean picture that the source's branch k predicts
 
     The source is a recorded trajectory {t: x_t} (``inversion.record``): of another picture, to *swap* a region; of the picture
     itself, shifted, to *move* it (``moved``); of the picture under fresh noise, to *re-noise* it (``renoised``). Outside of
     ``window`` the denoiser is left alone, so that the last, clean steps can mend the seam.
     """
 
-    def __init__(self, denoiser, source: Mapping[int, Tensor], region: int, window: tuple[int, int] | None = None):
+    def __init__(
+        self,
+        denoiser,
+        schedule: NoiseSchedule,
+        source: Mapping[int, Tensor],
+        region: int,
+        window: tuple[int, int] | None = None,
+    ):
         super().__init__()
         if not hasattr(denoiser, "branches") or denoiser.decoding == "concat":
             raise TypeError(f"denoiser must be a FactorizedUNet with branches, got a {type(denoiser).__name__}")
@@ -214,7 +221,7 @@ class Recomposed(nn.Module):
             raise ValueError(f"region must be one of 0 .. {denoiser.regions - 1}, of at least two; got {region}")
         if not source:
             raise ValueError("source is empty: pass the trajectory {t: x_t} of inversion.record")
-        self.denoiser, self.source, self.region = denoiser, dict(source), region
+        self.denoiser, self.schedule, self.source, self.region = denoiser, schedule, dict(source), region
         self.window = window or (min(source), max(source))
 
     def forward(self, x_t: Tensor, t: Tensor, **condition) -> Prediction:
@@ -234,7 +241,11 @@ class Recomposed(nn.Module):
         masks = others * (1 - m_k) / others.sum(1, keepdim=True)
         masks = torch.cat([masks[:, :k], m_k, masks[:, k + 1 :]], dim=1)
         values = net.branches(*own, masks)
-        values = torch.cat([values[:, :k], net.branches(*theirs, masks)[:, k : k + 1], values[:, k + 1 :]], dim=1)
+        # the source's branch speaks of the source's noise: what it says of the clean picture carries over, the noise does not
+        told = Prediction(**{net.predicts: net.branches(*theirs, masks)[:, k]})
+        clean = Prediction(x0=convert(self.schedule, told, other, now, "x0"))
+        theirs_k = convert(self.schedule, clean, x_t, now, net.predicts)[:, None]
+        values = torch.cat([values[:, :k], theirs_k, values[:, k + 1 :]], dim=1)
         value = torch.einsum("bkchw,bkhw->bchw", values, masks)
         return Prediction(**{net.predicts: value}, masks=masks)
 

@@ -364,7 +364,7 @@ def factorized():
 
 def test_a_region_exchanged_for_itself_is_no_change(factorized):
     net, latent, (images, trajectory) = factorized
-    same = inversion.sample(Recomposed(net, trajectory, 1), S, latent, progress=False)
+    same = inversion.sample(Recomposed(net, S, trajectory, 1), S, latent, progress=False)
     torch.testing.assert_close(same, images, rtol=1e-6, atol=1e-6)
 
 
@@ -377,10 +377,10 @@ def test_swap_move_and_renoise_change_the_picture(factorized):
     }
     torch.testing.assert_close(sources["move"][999][:, :, 2, 0], trajectory[999][:, :, 0, 1])
     for name, source in sources.items():
-        made = inversion.sample(Recomposed(net, source, 1), S, latent, progress=False)
+        made = inversion.sample(Recomposed(net, S, source, 1), S, latent, progress=False)
         assert float((made - images).abs().max()) > 1e-3, name
         t = torch.full((2,), 999)
-        prediction = Recomposed(net, source, 1)(latent.x, t)
+        prediction = Recomposed(net, S, source, 1)(latent.x, t)
         torch.testing.assert_close(prediction.masks.sum(1), torch.ones(2, 8, 8).double())
         torch.testing.assert_close(
             prediction.masks[:, 1], net.masks(source[999].double(), t)[:, 1], rtol=0.02, atol=1e-3
@@ -389,7 +389,7 @@ def test_swap_move_and_renoise_change_the_picture(factorized):
 
 def test_outside_of_its_window_the_denoiser_is_left_alone(factorized):
     net, latent, (images, trajectory) = factorized
-    made = inversion.sample(Recomposed(net, moved(trajectory, 1, 1), 0, window=(0, 0)), S, latent, progress=False)
+    made = inversion.sample(Recomposed(net, S, moved(trajectory, 1, 1), 0, window=(0, 0)), S, latent, progress=False)
     torch.testing.assert_close(made, images)
 
 
@@ -487,7 +487,7 @@ def test_bad_applications(toy):
     with pytest.raises(TypeError, match="a Linear has no middle block"):
         find_directions(nn.Linear(1, 1), S, x, 300, MASK)
     with pytest.raises(TypeError, match="denoiser must be a FactorizedUNet"):
-        Recomposed(net, {300: x}, 0)
+        Recomposed(net, S, {300: x}, 0)
     with pytest.raises(ValueError, match=r"area within 0 \.\. 8"):
         box_mask(8, 5, 0, 3, 8)
     with pytest.raises(TypeError, match="mask must be a tensor"):
