@@ -684,10 +684,11 @@ def test_a_killed_run_resumes_where_it_stopped(tmp_path, walls):
 @pytest.mark.parametrize("kind", ["namespaces of a user", "user", "limits", "docker"])
 def test_each_kind_of_walls_ends_all_processes(tmp_path, kind):
     name = kind.split()[0]
-    try:
-        choose(name)
-    except RuntimeError as error:
-        pytest.skip(str(error))
+    if name != "user" or os.getuid() != 0:  # as root a shell runs for any user, even where this Python may not
+        try:
+            choose(name)
+        except RuntimeError as error:
+            pytest.skip(str(error))
     files, channel = tmp_path / "files", tmp_path / "channel"
     files.mkdir(), channel.mkdir()
     (files / "a.txt").write_text("hello")
