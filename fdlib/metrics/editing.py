@@ -1,7 +1,7 @@
 """What an edit changed, where, and by how much: change inside over change outside, and the factors of a rendered scene.
 
-    locality(edited, unedited, mask)["ratio"]           # median over pictures; read it beside the error of inversion alone
-    FactorRegressor.fit().changes(unedited, edited)     # {"object_hue": (B,), ...} in standard deviations
+locality(edited, unedited, mask)["ratio"]           # median over pictures; read it beside the error of inversion alone
+FactorRegressor.fit().changes(unedited, edited)     # {"object_hue": (B,), ...} in standard deviations
 """
 
 from __future__ import annotations
@@ -111,7 +111,7 @@ class FactorRegressor:
         return read | {"scale": out[:, 6], "shape": out[:, 7:11], "orientation": out[:, 11]}
 
     def changes(self, before: Tensor, after: Tensor) -> dict[str, Tensor]:
-        """How far each factor moved, (B,) in standard deviations of the factor over the data set (a fully random circle for hues)."""
+        """How far each factor moved, (B,) in standard deviations of the factor over the data set (hues: over the circle)."""
         a, b = self.read(before), self.read(after)
         return {name: (_distance(name, a[name], b[name]) / STDS[name]).float() for name in FACTORS}
 
