@@ -310,3 +310,7 @@ def test_bad_input_is_named(small, tmp_path, capsys):
     assert main(copy, tmp_path / "y", None, "ci") == 1
     error = capsys.readouterr().err
     assert "01_a.ipynb" in error and "this lesson is broken" in error
+    shutil.copy(small / "notebooks" / "01_a.ipynb", copy / "notebooks" / "01_a.ipynb")
+    build(
+        copy, tmp_path / "y", execute=(), profile="ci", modules=("fdlib.schedule",)
+    )  # what failed half-way is no obstacle

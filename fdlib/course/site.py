@@ -258,6 +258,9 @@ def _clear(out: Path) -> None:
             raise ValueError(f"--out: {out} holds something that is no site of ours; name another folder")
         shutil.rmtree(out)
     out.mkdir(parents=True, exist_ok=True)
+    (out / "search-index.js").write_text(
+        "const INDEX = [];\n", encoding="utf-8"
+    )  # ours from now on, even if interrupted
 
 
 # ---------------------------------------------------------------------- search
