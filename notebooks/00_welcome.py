@@ -45,9 +45,9 @@
 # | 06 Generate and segment | pictures and their segmentation out of the same noise | not yet |
 # | 07 Hierarchical 3D Shapes | regions within regions | not yet |
 # | [08 Radiance fields](08_radiance_fields.ipynb) | a 3D scene from views with known cameras | yes |
-# | 09 Pose from denoising | the same, *without* knowing the cameras | not yet |
+# | [09 Pose from denoising](09_pose_from_denoising.ipynb) | the camera of a single noisy picture, without ever being told one | yes |
 # | [10 Pose distribution 360](10_pose_distribution_360.ipynb) | views from all around, where nobody knows the cameras and one guess is not enough | yes |
-# | 11 Region editing | change one region of a picture and leave the rest alone | not yet |
+# | [11 Region editing](11_region_editing.ipynb) | change one region of a picture and leave the rest alone | yes |
 #
 # Chapters 3 to 7 follow chapter 2 of the thesis behind this course (*factorized diffusion*), chapters 8 to 10 follow its chapter 3
 # (*poses inside diffusion*).
@@ -163,7 +163,7 @@ assert round(float(schedule.alpha_bars[29]), 5) == 0.98840  # what the thesis ca
 # - **`assert` lines are the claims.** They fail if the claim is false on your machine. When they pass, you have not been told
 #   something: you have seen it.
 # - **Break things.** *To try* says where to begin. When nothing makes sense any more: *Kernel > Restart Kernel and Run All Cells*.
-# - **Exercises** wait at the end of each chapter.
+# - **Exercises** wait at the end of each chapter, and in a notebook of their own whose cells tell you whether you are right.
 # - Every notebook `NN_name.ipynb` has a twin `NN_name.py` with the same content, which is easier to read in a diff. `make sync`
 #   makes the notebook from the script.
 #
