@@ -26,6 +26,7 @@ from fdlib.course.grading.report import load
 from fdlib.course.grading.submissions import Assignment
 from fdlib.files import atomic_write
 
+MIX = ("solved", "wrong", "blank", "solved", "wrong") * 2
 ROOT = Path(__file__).resolve().parents[1]
 
 
@@ -46,9 +47,10 @@ def make_class(folder: Path, assignment: Assignment, students: int) -> dict[str,
     expected: dict[str, str | None] = {}
     for number in range(students):
         student, answers, wrong = f"student {number:03}", dict(right), None
-        if number % 10 >= 8:
+        kind = MIX[number % len(MIX)]
+        if kind == "blank":
             answers, wrong = {}, "all"
-        elif number % 10 >= 4:
+        elif kind == "wrong":
             wrong, old, new = mistakes[number % len(mistakes)]
             answers[wrong] = answers[wrong].replace(old, new)
         notebook = nbformat.reads(blank, as_version=4)
