@@ -44,7 +44,7 @@ PRESETS: dict[str, tuple[str, Experiment]] = {
         "Region masks on rendered 3D Shapes at 32 px, for minutes on 2 CPU cores (chapter 4, `make demo`).",
         Experiment(
             _regions(),
-            Data("shapes3d", layout="close", whole=0.325),
+            Data("shapes3d", layout="close", whole=0.55),
             Schedule(power=1.5),
             TrainingConfig(steps=3_800, batch_size=16, learning_rate=2e-3, warmup=100, ema_decay=0.99, seed=3),
         ),
@@ -53,7 +53,7 @@ PRESETS: dict[str, tuple[str, Experiment]] = {
         "The same at leisure: the checkpoint of chapter 4.",
         Experiment(
             _regions(),
-            Data("shapes3d", layout="close", whole=0.4),
+            Data("shapes3d", layout="close", whole=0.55),
             Schedule(power=1.5),
             TrainingConfig(
                 steps=10_000,

@@ -14,7 +14,7 @@
 # ---
 
 # %% [markdown]
-# # 09 · From a noisy picture to its camera
+# # 9 · From a noisy picture to its camera
 #
 # Step aside with your phone in your hand, and take sixty pictures of the same desk. Where was the phone each time? In chapter 8 somebody told
 # us; usually nobody does. In this chapter a denoiser learns it, because we leave it no other way to denoise: it must say *where the camera

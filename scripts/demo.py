@@ -45,12 +45,13 @@ def main(seed: int = 3, steps: int | None = None, test: int = 1000, out: Path = 
 
     shapes = ShapesTest.render(32, count=test)
     dataset = experiment.data.build(32)
+    windows = dataset.datasets[0]  # whole pictures come later
     torch.manual_seed(seed)
     denoiser, objective = experiment.model.build(), experiment.objective()
     K = denoiser.regions
-    print(f"{denoiser.parameter_count:,} parameters, {K} regions, {len(dataset):,} rendered pictures without labels")
+    print(f"{denoiser.parameter_count:,} parameters, {K} regions, {len(windows):,} rendered pictures without labels")
 
-    watch = MaskWatch(dataset.images(slice(0, 64)), show=0)
+    watch = MaskWatch(windows.images(slice(0, 64)), show=0)
     state = train(denoiser, objective, dataset, config, callbacks=[watch], callback_every=max(1, config.steps // 8))
     print(f"trained {state.step} steps in {state.seconds:.0f} s; masks of training pictures: {watch.history[-1][1]}")
 
