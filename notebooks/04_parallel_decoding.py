@@ -290,8 +290,8 @@ plt.show()
 # ## Pictures with their regions, from noise
 #
 # Sampling needs nothing new: at every step the denoiser predicts noise *and* masks (thesis algorithm 2). The last masks belong to the finished
-# picture. So a generator that nobody taught to segment delivers its pictures already cut. Do not expect rooms from this one: it is small, and its
-# training went mostly into low noise. Its colours fall into bands like those of a close window, and its masks follow them.
+# picture. So a generator that nobody taught to segment delivers its pictures already cut. Do not expect clean rooms: the model is small, and its
+# training went mostly into low noise. But there is a sky, a wall, a floor, and something in the middle, and the masks know where.
 
 # %%
 x_T = torch.randn(8, 3, 32, 32, generator=torch.Generator().manual_seed(1)).to(device)
