@@ -130,7 +130,6 @@ class PictureSlider(ipywidgets.VBox):
         else:
             display(self._repr_mimebundle_(**kwargs), raw=True)
 
-
     def _player(self) -> HTML:
         """The same, for a page without a kernel: some of the pictures, drawn now."""
         from fdlib.player import evenly, player

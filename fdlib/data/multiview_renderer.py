@@ -76,7 +76,9 @@ class Scene:
     radius: Range = (3.0, 3.0)
     field_of_view: float = 0.7
     jitter: float = 0.0  # each coordinate of the point looked at lies within +-jitter of where it should
-    converge: float = 1.0  # 1: all cameras look at the origin; 0: all in one direction, as somebody who steps aside with a phone
+    converge: float = (
+        1.0  # 1: all cameras look at the origin; 0: all in one direction, as somebody who steps aside with a phone
+    )
     forward_facing: bool = False
 
 
