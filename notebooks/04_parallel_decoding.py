@@ -197,8 +197,9 @@ assert margin > profile.pick(ci=0.05, laptop=0.2, gpu=0.2), f"training must brin
 # %% [markdown]
 # ## One that went well
 #
-# Seeds differ by some hundredths: this recipe gave .846 with seed 3, and .866 with seed 4. The checkpoint that the course ships is the first of these (so is the seed above); its model card,
-# `data/checkpoints/shapes32_regions/README.md`, says how it was made and what it scores, and `benchmarks/emergence.md` what other seeds gave.
+# Seeds differ by some hundredths: this recipe gave .846 with seed 3, and .866 with seed 4. The checkpoint that the course ships is the
+# first of these (so is the seed above); its model card, `data/checkpoints/shapes32_regions/README.md`, says how it was made and what it
+# scores, and `benchmarks/emergence.md` what other recipes gave.
 
 # %%
 shipped = FactorizedUNet.from_pretrained(course.asset("shapes32_regions")).to(device)

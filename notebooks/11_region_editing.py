@@ -28,9 +28,9 @@
 #
 # | profile | time |
 # |---|---|
-# | `ci` | about 60 s (estimated from the CPU time of its parts) |
+# | `ci` | about 45 s (measured on a busy machine, one thread) |
 # | `laptop` | about 3 min (estimated) |
-# | `gpu` | never timed on one |
+# | `gpu` | about 3 min (estimated, never timed on one) |
 #
 # **Before you start**: [chapter 2](02_unet_and_sampling.ipynb), [chapter 4](04_parallel_decoding.ipynb).
 #
