@@ -75,6 +75,10 @@ def new_root(jail: dict) -> None:
         file.write(f"student:x:{user}:{user}:student:{jail['home']}:/bin/sh\n")
     with open(f"{root}/etc/hosts", "w") as file:
         file.write("127.0.0.1 localhost\n")
+    # before what is bound, which may lie in /tmp
+    for place, size in ((jail["home"], disk), ("/tmp", disk), ("/dev/shm", disk)):
+        os.makedirs(root + place, exist_ok=True)
+        mount("tmpfs", root + place, "tmpfs", NOSUID | NODEV, f"mode=777,size={size},nr_inodes=20000")
     for folder in jail["read_only"]:
         if not os.path.exists(root + folder):
             bind(folder, root + folder)
@@ -84,9 +88,6 @@ def new_root(jail: dict) -> None:
     if os.path.isdir("/sys/devices/system/cpu"):
         bind("/sys/devices/system/cpu", f"{root}/sys/devices/system/cpu")
     bind(jail["channel"], f"{root}/channel")
-    for place, size in ((jail["home"], disk), ("/tmp", disk), ("/dev/shm", disk)):
-        os.makedirs(root + place, exist_ok=True)
-        mount("tmpfs", root + place, "tmpfs", NOSUID | NODEV, f"mode=777,size={size},nr_inodes=20000")
     os.makedirs(f"{root}/proc", exist_ok=True)
     mount("proc", f"{root}/proc", "proc", NOSUID | NODEV | NOEXEC)
     copy_regular_files(jail["files"], root + jail["home"])
