@@ -38,6 +38,7 @@ PARTS = {
     "tests/test_lab.py": "JupyterLab in a browser",
     "tests/test_exercises.py": "exercises and wrong answers",
     "tests/test_site.py": "web site in a browser",
+    "tests/test_grading.py": "grading, hostile submissions among them",
 }
 
 
