@@ -50,7 +50,7 @@ PRESETS: dict[str, tuple[str, Experiment]] = {
         ),
     ),
     "regions32-long": (
-        "The same at leisure: the checkpoint of chapter 4.",
+        "The same at leisure. Not yet run to its end.",
         Experiment(
             _regions(),
             Data("shapes3d", layout="close", whole=0.55),

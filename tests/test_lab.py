@@ -23,19 +23,6 @@ ROOT = Path(__file__).resolve().parents[1]
 CHAPTER = ROOT / "notebooks" / "01_ddpm_basics.ipynb"
 START_S, RUN_S, MOVE_S = 90, 420, 60  # how long the page, all cells and a picture may take
 
-CHROMIUM_FLAGS = (
-    "--headless=new",
-    "--no-sandbox",
-    "--disable-gpu",
-    "--disable-dev-shm-usage",
-    "--disable-quic",
-    "--no-first-run",
-    "--disable-background-networking",
-    "--disable-component-update",
-    "--disable-sync",
-    "--window-size=1400,1600",
-)
-
 STAND_IN = """\
 # %% [markdown]
 # # A stand-in chapter
@@ -61,30 +48,10 @@ BROKEN = "# %%\nraise RuntimeError('this chapter is broken')\n"
 STUCK = "# %%\nimport time\ntime.sleep(3600)\n"
 
 
-def executable(*names):
-    return next((path for path in map(shutil.which, names) if path), None)
-
-
 @pytest.fixture(scope="module")
-def browser(tmp_path_factory):
-    """A headless Chromium with an empty profile."""
-    chromium, driver = executable("chromium", "chromium-browser", "google-chrome"), executable("chromedriver")
-    if not chromium or not driver:
-        reason = "Chromium and its driver are not installed (Debian: apt-get install chromium chromium-driver)"
-        if os.environ.get("CI", "").lower() in ("1", "true"):
-            pytest.fail(reason)
-        pytest.skip(reason)
-    from selenium import webdriver
-
-    options = webdriver.ChromeOptions()
-    options.binary_location = chromium
-    for flag in (*CHROMIUM_FLAGS, f"--user-data-dir={tmp_path_factory.mktemp('chromium')}"):
-        options.add_argument(flag)
-    options.set_capability("goog:loggingPrefs", {"browser": "ALL"})
-    page = webdriver.Chrome(options=options, service=webdriver.ChromeService(driver))
-    page.set_page_load_timeout(START_S)
-    yield page
-    page.quit()
+def browser(chromium):
+    quiet = ("--disable-quic", "--disable-component-update", "--disable-sync")
+    return chromium(START_S, *quiet, "--window-size=1400,1600")
 
 
 @pytest.fixture

@@ -5,7 +5,6 @@ an executed lesson shows that outputs arrive. Both are looked at in a headless C
 """
 
 import json
-import os
 import shutil
 from html.parser import HTMLParser
 from pathlib import Path
@@ -19,15 +18,6 @@ from fdlib.course.site import build, pages
 
 ROOT = Path(__file__).resolve().parents[1]
 PHONE, DESK = 390, 1300  # pixels
-CHROMIUM_FLAGS = (
-    "--headless=new",
-    "--no-sandbox",
-    "--disable-gpu",
-    "--disable-dev-shm-usage",
-    "--no-first-run",
-    "--disable-background-networking",
-    "--host-resolver-rules=MAP * ~NOTFOUND",  # what needs the network must not be needed
-)
 pytestmark = [pytest.mark.slow, pytest.mark.filterwarnings("ignore::UserWarning")]
 pytest.importorskip("pdoc", reason="pdoc writes the reference: pip install fdlib[dev]")
 
@@ -83,24 +73,8 @@ def whole(tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
-def browser(tmp_path_factory):
-    chromium = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
-    driver = shutil.which("chromedriver")
-    if not chromium or not driver:
-        reason = "Chromium and its driver are not installed (Debian: apt-get install chromium chromium-driver)"
-        if os.environ.get("CI", "").lower() in ("1", "true"):
-            pytest.fail(reason)
-        pytest.skip(reason)
-    from selenium import webdriver
-
-    options = webdriver.ChromeOptions()
-    options.binary_location = chromium
-    for flag in (*CHROMIUM_FLAGS, f"--user-data-dir={tmp_path_factory.mktemp('chromium')}"):
-        options.add_argument(flag)
-    page = webdriver.Chrome(options=options, service=webdriver.ChromeService(driver))
-    page.set_page_load_timeout(60)
-    yield page
-    page.quit()
+def browser(chromium):
+    return chromium(60, "--host-resolver-rules=MAP * ~NOTFOUND")  # what needs the network must not be needed
 
 
 # ------------------------------------------------------------------------------ links

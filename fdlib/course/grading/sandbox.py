@@ -27,6 +27,7 @@ import sys
 import sysconfig
 import tempfile
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -410,16 +411,13 @@ def _processes():
             yield int(entry.name), entry
 
 
-def end_all_of(uid: int) -> None:
-    """Kill every process of a user, those that left their group and session too, until none is left."""
+def _end_all(matches: Callable[[os.DirEntry], bool]) -> None:
+    """Kill processes of which this is true, again and again until none is left."""
     for _ in range(200):
         alive = []
         for pid, entry in _processes():
             with contextlib.suppress(OSError):
-                if (
-                    entry.stat().st_uid == uid
-                    and (Path(entry.path) / "stat").read_text().rsplit(")", 1)[1].split()[0] != "Z"
-                ):
+                if matches(entry):
                     alive.append(pid)
         for pid in alive:
             with contextlib.suppress(ProcessLookupError):
@@ -427,6 +425,17 @@ def end_all_of(uid: int) -> None:
         if not alive:
             return
         time.sleep(0.02)
+
+
+def end_all_of(uid: int) -> None:
+    """Kill every process of a user, those that left their group and session too, until none is left."""
+
+    def runs(entry: os.DirEntry) -> bool:
+        return (
+            entry.stat().st_uid == uid and (Path(entry.path) / "stat").read_text().rsplit(")", 1)[1].split()[0] != "Z"
+        )
+
+    _end_all(runs)
 
 
 def end_all_marked(mark: str) -> None:
@@ -434,15 +443,4 @@ def end_all_marked(mark: str) -> None:
     if not os.path.isdir("/proc/self"):
         return
     needle = f"FDLIB_MARK={mark}".encode()
-    for _ in range(200):
-        alive = []
-        for pid, entry in _processes():
-            with contextlib.suppress(OSError):
-                if needle in (Path(entry.path) / "environ").read_bytes().split(b"\0"):
-                    alive.append(pid)
-        for pid in alive:
-            with contextlib.suppress(ProcessLookupError):
-                os.kill(pid, signal.SIGKILL)
-        if not alive:
-            return
-        time.sleep(0.02)
+    _end_all(lambda entry: needle in (Path(entry.path) / "environ").read_bytes().split(b"\0"))
