@@ -15,8 +15,8 @@
 All six take the preset ``regions32``, shortened to ``--steps``, on the same batches with the same noise. Regions are scored as in
 chapter 4 (``fdlib.metrics.shapes_test``: one map, fitted on training pictures). A plain U-Net has no masks; its regions are
 k-means clusters of its features, the thesis's DatasetDDPM-unsup. Pictures are compared by the offline Fréchet distance between
-``--samples`` samples from one and the same noise and as many test pictures; "loss" is the denoising error on test pictures, all times
-alike. Labels enter scores and nothing else.
+``--samples`` samples from one and the same noise and as many test pictures; "loss" is the denoising error on test pictures, all
+times alike. Labels enter scores and nothing else.
 
 Each run leaves a JSON file, its model and an npz (regions, samples) in ``--folder``; runs that are there are not repeated, and an
 interrupted training goes on. ``--json`` merges all that is there.
@@ -119,7 +119,7 @@ def run(model: str, seed: int, o: argparse.Namespace, test: ShapesTest, close: S
     arrays |= {"samples": to_uint8(samples)} | ({} if regions is None else {"sample_regions": regions.numpy()})
     with atomic_write(o.folder / f"{model}-{seed}.npz") as path, open(path, "wb") as file:
         np.savez_compressed(file, **arrays)
-    return result | provenance()
+    return result | PROVENANCE
 
 
 def miou_at(model, schedule, test: ShapesTest, t: int, regions: int) -> float:
@@ -162,13 +162,16 @@ def provenance() -> dict:
     return {"commit": commit.stdout.strip(), "machine": machine}
 
 
+PROVENANCE: dict[str, str] = {}  # of the code that runs, so taken at the start
+
+
 def merge(o: argparse.Namespace, reference: dict | None) -> None:
     """All runs of the folder in one file; what was measured once for all of them is kept from it."""
     report = json.loads(o.json.read_text()) if o.json.is_file() else {}
     runs = [json.loads(file.read_text()) for file in sorted(o.folder.glob("*-[0-9]*.json"))]
     order = list(MODELS)
     report |= {
-        "command": "python benchmarks/ablations.py --seeds 0 1 2 --folder runs/ablations --json benchmarks/results/ablations.json",
+        "command": "python benchmarks/ablations.py --seeds 0 1 2 --folder runs/ablations --json FILE",
         "commits": sorted({r["commit"] for r in runs}),
         "seeds": sorted({r["seed"] for r in runs}),
     }
@@ -218,6 +221,7 @@ def main() -> None:
     if o.threads:
         torch.set_num_threads(o.threads)
     o.folder.mkdir(parents=True, exist_ok=True)
+    PROVENANCE.update(provenance())
     if o.cost:
         rows = cost(o.rounds, PRESETS[PRESET][1].training.batch_size)
         for name, row in rows.items():
@@ -227,7 +231,7 @@ def main() -> None:
         if o.json:
             report = json.loads(o.json.read_text()) if o.json.is_file() else {}
             with atomic_write(o.json) as path:
-                path.write_text(json.dumps(report | {"cost": rows, "cost_machine": provenance()}, indent=1) + "\n")
+                path.write_text(json.dumps(report | {"cost": rows, "cost_machine": PROVENANCE}, indent=1) + "\n")
         return
     test, close = (ShapesTest.render(32, o.test, layout=layout) for layout in ("plain", "close"))
     judge = FactorClassifier.from_pretrained(course.asset("shapes_features"))
