@@ -38,6 +38,7 @@ import torch
 from costs import picture
 
 from fdlib import course
+from fdlib.denoiser import Prediction
 from fdlib.emergence import mask_health
 from fdlib.files import atomic_write
 from fdlib.images import to_uint8
@@ -113,6 +114,8 @@ def run(model: str, seed: int, o: argparse.Namespace, test: ShapesTest, close: S
         generator, even = torch.Generator().manual_seed(0), DenoisingObjective(objective.schedule)
         losses = [float(even(ema, part, generator)[0]) for part in test.images.split(100)]
     result["loss"] = sum(losses) / len(losses)
+    if experiment.model.regions:
+        result["loss_with_other_masks"] = loss_with_other_masks(ema, objective.schedule, test.images)
     samples, regions = draw(ema, objective.schedule, o.samples, steps=SAMPLER_STEPS, seed=0)
     judge = FactorClassifier.from_pretrained(course.asset("shapes_features"))
     result["frechet"] = frechet_distance(judge.extract(test.images[: o.samples]), judge.extract(samples))
@@ -120,6 +123,20 @@ def run(model: str, seed: int, o: argparse.Namespace, test: ShapesTest, close: S
     with atomic_write(o.folder / f"{model}-{seed}.npz") as path, open(path, "wb") as file:
         np.savez_compressed(file, **arrays)
     return result | PROVENANCE
+
+
+@torch.no_grad()
+def loss_with_other_masks(model, schedule, images: torch.Tensor) -> float:
+    """The denoising error when each picture gets the masks of another one: near the loss if the decoder ignores masks."""
+
+    def swapped(x_t: torch.Tensor, t: torch.Tensor) -> Prediction:
+        h_mid, h_enc, emb = model.encode(x_t, t)
+        masks = model.mask_generator(h_mid, h_enc, emb).roll(1, dims=0)
+        return Prediction(noise=model.decode(h_mid, h_enc, emb, masks))
+
+    generator, even = torch.Generator().manual_seed(0), DenoisingObjective(schedule)
+    losses = [float(even(swapped, part, generator)[0]) for part in images.split(100)]
+    return sum(losses) / len(losses)
 
 
 def miou_at(model, schedule, test: ShapesTest, t: int, regions: int) -> float:
