@@ -222,7 +222,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--seeds", type=int, nargs="+", default=[0], help="every model once with each")
     parser.add_argument("--models", nargs="+", choices=MODELS, default=list(MODELS), help="which (all)")
-    parser.add_argument("--steps", type=int, default=2000, help="of each training (2000)")
+    parser.add_argument("--steps", type=int, default=1500, help="of each training (1500)")
     parser.add_argument("--count", type=int, default=20_000, help="training pictures")
     parser.add_argument("--test", type=int, default=1000, help="test pictures")
     parser.add_argument("--samples", type=int, default=500, help="pictures on each side of the Fréchet distance")
