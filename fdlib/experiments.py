@@ -22,7 +22,7 @@ from torch.utils.data import Dataset
 from fdlib.denoiser import Model
 from fdlib.factorized import FactorizedUNet
 from fdlib.files import atomic_write
-from fdlib.hierarchical import HierarchicalUNet
+from fdlib.hierarchical import HierarchicalUNet, grow
 from fdlib.pose import PoseDenoiser, PoseObjective, parameter_groups
 from fdlib.process import DenoisingObjective, PowerT, uniform_t
 from fdlib.runs import refuse_other_settings
@@ -185,6 +185,33 @@ class Experiment:
     data: Data = field(default_factory=Data)
     schedule: Schedule = field(default_factory=Schedule)
     training: TrainingConfig = field(default_factory=TrainingConfig)
+    start: str | None = None
+    """A trained model that a tree grows from, by one level (``hierarchical.grow``): a folder, or a checkpoint of the course."""
+
+    def build(self) -> UNet | HierarchicalUNet:
+        """The network that training starts with.
+
+        Raises:
+            ValueError: ``start`` for what is no tree, or of another architecture.
+        """
+        model = self.model.build()
+        if self.start is None:
+            return model
+        if not isinstance(model, HierarchicalUNet) or len(model.levels) < 2:
+            raise ValueError(
+                f"start is for trees: model.regions must have a number for each level, got {self.model.regions}"
+            )
+        folder = Path(self.start)
+        if not folder.is_dir():
+            from fdlib.course import asset
+
+            folder = asset(self.start)
+        grown = grow(load_model(folder), model.regions_per_level[-1])
+        try:
+            model.load_state_dict(grown.state_dict())
+        except RuntimeError as error:
+            raise ValueError(f"start={self.start} does not grow into the architecture asked for: {error}") from error
+        return model
 
     def objective(self) -> DenoisingObjective:
         timesteps = uniform_t if self.schedule.power == 1 else PowerT(self.schedule.power)

@@ -11,6 +11,8 @@ Deeper than two levels the thesis gives no formula. Its own one, read as a recur
 
 A *leaf* is a path i, j, ... down the tree. Its mask is the product of the masks along it, so leaves sum to their parent, and all
 of them to 1. Inner levels need no masks of their own: ``coarsen`` adds up a node's leaves.
+
+A tree can be trained at once, or grown: train a level, ``grow`` the next below it, train on.
 """
 
 from __future__ import annotations
@@ -23,6 +25,8 @@ from torch import Tensor, nn
 
 from fdlib.denoiser import Denoiser, Prediction
 from fdlib.factorized import FactorizedUNet, Segments
+
+MASK_HEAD = "mask_generator.decoder.head."
 
 
 class HierarchicalUNet(Segments, Denoiser):
@@ -137,6 +141,37 @@ def _children(x: Tensor, m: Tensor, t: Tensor, label: Tensor | None) -> tuple[Te
     K = m.shape[1]
     cut = (m.unsqueeze(2) * x.unsqueeze(1)).flatten(0, 1)
     return cut, t.repeat_interleave(K), None if label is None else label.repeat_interleave(K)
+
+
+def grow(model: FactorizedUNet | HierarchicalUNet, regions: int | None = None) -> HierarchicalUNet:
+    """The model with one level more: each of its leaves is cut again.
+
+    The levels that are there keep their weights. The new one starts as a copy of the last, but for the last convolution of its
+    mask generator, which starts anew: what to cut a region into is for training to find out. (Before that, the tree denoises
+    a little worse than the model did.)
+
+    Args:
+        model: trained; it is not changed.
+        regions: that each leaf is cut into; as many as in the last level by default.
+
+    Raises:
+        TypeError: a model without masks. ValueError: decoding="concat", or what ``HierarchicalUNet`` refuses.
+
+    >>> flat = FactorizedUNet(32, regions=4, channels=8, multipliers=(1, 2), blocks=1, attention=())
+    >>> grow(flat, 2).regions_per_level
+    (4, 2)
+    """
+    if not isinstance(model, (FactorizedUNet, HierarchicalUNet)):
+        raise TypeError(f"model must be a FactorizedUNet or HierarchicalUNet, got {type(model).__name__}")
+    levels = [model] if isinstance(model, FactorizedUNet) else list(model.levels)
+    per_level = (*(level.regions for level in levels), levels[-1].regions if regions is None else regions)
+    tree = HierarchicalUNet(**{**model._hub_mixin_config, "depth": len(per_level), "regions": per_level})
+    for new, old in zip(tree.levels, [*levels, levels[-1]], strict=True):
+        weights = old.state_dict()
+        if new is tree.levels[-1]:
+            weights |= {name: value for name, value in new.state_dict().items() if name.startswith(MASK_HEAD)}
+        new.load_state_dict(weights)
+    return tree.to(next(model.parameters()).device)
 
 
 def coarsen(masks: Tensor, regions: Sequence[int], level: int) -> Tensor:

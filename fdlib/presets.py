@@ -68,12 +68,13 @@ PRESETS: dict[str, tuple[str, Experiment]] = {
         ),
     ),
     "hierarchy32": (
-        "Masks within masks on rendered 3D Shapes at 32 px: three regions, each cut in three (thesis 2.5.1, not tuned).",
+        "Masks within masks on rendered 3D Shapes at 32 px (thesis 2.5.1): chapter 4's regions, each cut in two (chapter 7).",
         Experiment(
-            _regions((3, 3)),
-            Data("shapes3d", layout="close"),
+            _regions((4, 2)),
+            Data("shapes3d"),
             Schedule(power=1.5),
-            TrainingConfig(steps=2_500, batch_size=16, learning_rate=2e-3, warmup=100, ema_decay=0.99),
+            TrainingConfig(steps=800, batch_size=16, learning_rate=1e-3, warmup=100, ema_decay=0.99),
+            start="shapes32_regions",
         ),
     ),
     "photos64-small": (

@@ -74,7 +74,7 @@ def main(run: Run | SceneRun) -> TrainingState:
         denoiser = run.model.build(dataset)
         objective, picture = run.loss.build(run.training.steps), views_picture(run)
     else:
-        denoiser, objective = run.model.build(), run.objective()
+        denoiser, objective = run.build(), run.objective()
         dataset = run.data.build(run.model.image_size, labels=bool(run.model.classes))
         picture = samples_picture(run, denoiser, objective)
     keep_settings(run, run.folder)

@@ -4,10 +4,11 @@ import pytest
 import torch
 
 from fdlib.factorized import FactorizedUNet, generate
-from fdlib.hierarchical import HierarchicalUNet, coarsen
+from fdlib.hierarchical import HierarchicalUNet, coarsen, grow
 from fdlib.process import DenoisingObjective
 from fdlib.schedule import NoiseSchedule
 from fdlib.training import TrainingConfig, train
+from fdlib.unet import UNet
 
 SMALL = dict(channels=8, multipliers=(1, 2), blocks=1, attention=())
 
@@ -127,6 +128,34 @@ def test_depth_3_trains_and_every_mask_head_gets_a_gradient():
     before = net.levels[2].mask_generator.decoder.head.weight.detach().clone()
     state = train(net, objective, images, TrainingConfig(steps=2, batch_size=4, learning_rate=1e-3), progress=False)
     assert state.step == 2 and not torch.equal(before, net.levels[2].mask_generator.decoder.head.weight)
+
+
+@pytest.mark.parametrize("regions", [(3,), (3, 2)])
+def test_growing_keeps_the_levels_and_copies_the_last(regions):
+    net = make(depth=len(regions), regions=regions)
+    model = net if len(regions) > 1 else net.levels[0]  # a flat model grows as well
+    tree = grow(model, 2)
+    assert tree.regions_per_level == (*regions, 2)
+    for new, old in zip(tree.levels, [*net.levels, net.levels[-1]], strict=True):
+        for name, value in new.state_dict().items():
+            copied = new is not tree.levels[-1] or not name.startswith("mask_generator.decoder.head")
+            assert not copied or torch.equal(value, old.state_dict()[name]), name
+    head = tree.levels[-1].mask_generator.decoder.head.weight
+    assert 0 < head.std() < 0.1, "masks of the new level start small, and not equal"
+    x_t, t = batch()
+    torch.testing.assert_close(coarsen(tree(x_t, t).masks, (*regions, 2), len(regions)), model(x_t, t).masks)
+    assert grow(model).regions_per_level == (*regions, regions[-1])
+    with torch.no_grad():
+        head.add_(1)
+        tree.levels[0].decoder.head.weight.add_(1)
+    assert not torch.equal(net.levels[0].decoder.head.weight, tree.levels[0].decoder.head.weight), "no memory is shared"
+
+
+def test_only_models_with_masks_grow():
+    with pytest.raises(TypeError, match="must be a FactorizedUNet or HierarchicalUNet, got UNet"):
+        grow(UNet(16, **SMALL))
+    with pytest.raises(ValueError, match="no branches to cut further"):
+        grow(FactorizedUNet(16, **SMALL, regions=3, decoding="concat"))
 
 
 def test_it_generates_pictures_with_their_tree():

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import torch
 
-from fdlib.experiments import Views
+from fdlib.experiments import Views, load_model
 from fdlib.presets import POSES, PRESETS, SCENES, Architecture, Data, Experiment, Schedule
 from fdlib.process import DenoisingObjective, PowerT, uniform_t
 from fdlib.training import TrainingConfig
@@ -123,7 +123,21 @@ def test_several_numbers_of_regions_make_a_hierarchy():
     small = dict(image_size=16, channels=8, multipliers=(1, 2), blocks=1, attention=())
     tree = Architecture(**small, regions=(3, 2)).build()
     assert type(tree).__name__ == "HierarchicalUNet" and tree.regions_per_level == (3, 2)
-    assert PRESETS["hierarchy32"][1].model.build().regions == 9
+    assert PRESETS["hierarchy32"][1].model.build().regions_per_level == (4, 2)
+
+
+def test_a_tree_starts_from_a_trained_model(tmp_path):
+    small = dict(image_size=16, channels=8, multipliers=(1, 2), blocks=1, attention=())
+    Architecture(**small, regions=3).build().save_pretrained(tmp_path / "flat")
+    experiment = Experiment(Architecture(**small, regions=(3, 2)), start=str(tmp_path / "flat"))
+    flat, tree = load_model(tmp_path / "flat"), experiment.build()
+    assert all(torch.equal(value, tree.levels[0].state_dict()[name]) for name, value in flat.state_dict().items())
+    assert torch.equal(tree.levels[1].encoder.stem.weight, flat.encoder.stem.weight)
+    for regions, message in ((3, "is for trees"), ((4, 2), "does not grow into"), ((3, 2, 2), "does not grow into")):
+        with pytest.raises(ValueError, match=message):
+            replace(experiment, model=Architecture(**small, regions=regions)).build()
+    shipped = PRESETS["hierarchy32"][1].build()  # by the name of a checkpoint
+    assert shipped.levels[0].regions == 4
 
 
 def test_varied_layouts_are_windows_of_the_same_pictures():
