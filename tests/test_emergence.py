@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from fdlib.emergence import MaskWatch, mask_health
+from fdlib.emergence import MaskWatch, audition, mask_health, mirror_agreement
 from fdlib.factorized import FactorizedUNet
 from fdlib.process import DenoisingObjective
 from fdlib.schedule import NoiseSchedule
@@ -66,3 +66,72 @@ def test_a_watch_sees_every_stage_of_a_training():
     assert [step for step, _ in watch.history] == [2, 4] and len(watch.frames) == 2
     assert watch.frames[0].dtype.name == "uint8" and watch.frames[0].shape == watch.frames[1].shape
     assert sum(watch.history[-1][1].occupancy) == pytest.approx(1, abs=1e-5)
+
+
+class Cutter(torch.nn.Module):
+    """Regions from a rule: a stand-in for a trained model."""
+
+    def __init__(self, rule):
+        super().__init__()
+        self.rule, self.weight = rule, torch.nn.Parameter(torch.zeros(()))
+
+    def segment(self, images, t=30):
+        return one_hot(self.rule(images), 2)
+
+
+def test_regions_found_by_looking_are_found_in_the_mirror_and_stripes_are_not():
+    pictures = torch.randn(20, 3, 8, 8, generator=torch.Generator().manual_seed(0))
+    looks = Cutter(lambda images: (images[:, 0] > 0).long())
+    stripes = Cutter(lambda images: (torch.arange(8) < 4).long().expand(len(images), 8, 8))
+    half = Cutter(lambda images: (images[:, 0] * (torch.arange(8) < 4) > 0).long())
+    assert mirror_agreement(looks, pictures) == 1 and mirror_agreement(stripes, pictures) == 0
+    assert mirror_agreement(half, pictures) == pytest.approx(0.5, abs=0.1)
+
+
+def small():
+    return FactorizedUNet(16, channels=8, multipliers=(1,), blocks=1, attention=(), fold=2, regions=2)
+
+
+def test_an_audition_goes_on_until_a_seed_passes(monkeypatch):
+    answers = iter([0.1, 0.2, 0.9])
+    monkeypatch.setattr("fdlib.emergence.mirror_agreement", lambda model, images: next(answers))
+    pictures = torch.rand(16, 3, 16, 16) * 2 - 1
+    config = TrainingConfig(steps=50, batch_size=4, seed=7)
+    found = audition(small, DenoisingObjective(NoiseSchedule.linear(100)), pictures, config, pictures, steps=2)
+    assert found.seed == 2007 and found.tried == ((7, 0.1), (1007, 0.2), (2007, 0.9))
+    assert config.seed == 7 and "seed 2007" in str(found)
+
+
+def test_an_audition_that_nobody_passes_takes_the_best_and_says_so(monkeypatch):
+    answers = iter([0.1, 0.3, 0.2])
+    monkeypatch.setattr("fdlib.emergence.mirror_agreement", lambda model, images: next(answers))
+    pictures = torch.rand(16, 3, 16, 16) * 2 - 1
+    config, objective = TrainingConfig(steps=50, batch_size=4), DenoisingObjective(NoiseSchedule.linear(100))
+    with pytest.warns(UserWarning, match="no seed of 3 passed"):
+        found = audition(small, objective, pictures, config, pictures, steps=1, tries=3)
+    assert found.seed == 1000
+
+
+def test_the_run_after_an_audition_starts_as_the_audition_did(monkeypatch):
+    """The model that was judged is the one that training passes through."""
+    judged, seen = {}, []
+    pictures = torch.rand(16, 3, 16, 16, generator=torch.Generator().manual_seed(0)) * 2 - 1
+    config, objective = TrainingConfig(steps=6, batch_size=4, seed=1), DenoisingObjective(NoiseSchedule.linear(100))
+
+    def remember(state):
+        judged[state.step] = [p.clone() for p in state.ema.parameters()]
+
+    def judge(model, images):
+        seen.append([p.clone() for p in model.parameters()])
+        return 1.0
+
+    monkeypatch.setattr("fdlib.emergence.mirror_agreement", judge)
+    audition(small, objective, pictures, config, pictures, steps=3)
+    torch.manual_seed(1)
+    train(small(), objective, pictures, config, callbacks=[remember], callback_every=3, progress=False)
+    assert all(torch.equal(a, b) for a, b in zip(seen[0], judged[3], strict=True))
+
+
+def test_an_audition_of_nothing_is_refused():
+    with pytest.raises(ValueError, match="tries and steps"):
+        audition(small, None, torch.zeros(4, 3, 16, 16), TrainingConfig(), torch.zeros(4, 3, 16, 16), tries=0)
