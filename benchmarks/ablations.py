@@ -12,12 +12,12 @@
     plain-wide  the U-Net without masks, with twice the channels: about as many FLOPs a step as parallel. The thesis lacks it:
                 parallel decoding costs four plain networks, so it must be asked what else that compute could buy
 
-All six take the preset ``regions32``, shortened to ``--steps``, on the same pictures. As in chapter 4, a model with masks trains with
-the first of a few seeds whose start passes the mirror test, which reads no label (``fdlib.emergence.audition``). Regions are scored as in
-chapter 4 (``fdlib.metrics.shapes_test``: one map, fitted on training pictures). A plain U-Net has no masks; its regions are
-k-means clusters of its features, the thesis's DatasetDDPM-unsup. Pictures are compared by the offline Fréchet distance between
-``--samples`` samples from one and the same noise and as many test pictures; "loss" is the denoising error on test pictures, all
-times alike. Labels enter scores and nothing else.
+All six take the preset ``regions32``, shortened to ``--steps``, on the same pictures. As in chapter 4, a model with masks
+trains with the first of a few seeds whose start passes the mirror test, which reads no label
+(``fdlib.emergence.audition``). Regions are scored as there too (``fdlib.metrics.shapes_test``: one map, fitted on training
+pictures). A plain U-Net has no masks; its regions are k-means clusters of its features, the thesis's DatasetDDPM-unsup.
+Pictures are compared by the offline Fréchet distance between ``--samples`` samples from one and the same noise and as many
+test pictures; "loss" is the denoising error on test pictures, all times alike. Labels enter scores and nothing else.
 
 Each run leaves a JSON file, its model and an npz (regions, samples) in ``--folder``; runs that are there are not repeated, and an
 interrupted training goes on. ``--json`` merges all that is there.
