@@ -38,6 +38,7 @@ from fdlib.runs import RunFolder, settings_of
 from fdlib.workers import accelerator_for, seed_everything
 
 Objective = Callable[[nn.Module, Any, torch.Generator], tuple[Tensor, dict[str, float]]]
+AGREE_EVERY = 10  # steps between two questions of several processes whether somebody pressed Ctrl-C
 
 
 @dataclass
@@ -227,7 +228,7 @@ def train(
 
     try:
         with _one_interrupt_waits(state):
-            while state.step < config.steps and not state.interrupted:
+            while state.step < config.steps and not _all_interrupted(state, accelerator):
                 factor = 0.0 if sabotaged() else config.rate(state.step)
                 for group, rate in zip(optimizer.param_groups, rates, strict=True):
                     group["lr"] = rate * factor
@@ -408,6 +409,17 @@ def _one_interrupt_waits(state: TrainingState) -> Iterator[None]:
         yield
     finally:
         signal.signal(signal.SIGINT, before)
+
+
+def _all_interrupted(state: TrainingState, accelerator: Accelerator) -> bool:
+    """Whether to stop. Of several processes all must leave at the same step, so they ask each other, every few steps."""
+    if accelerator.num_processes == 1:
+        return state.interrupted
+    if state.step % AGREE_EVERY:
+        return False
+    anyone = accelerator.reduce(torch.tensor(float(state.interrupted), device=accelerator.device), "sum")
+    state.interrupted = bool(anyone)
+    return state.interrupted
 
 
 def _diverged(step: int, store: RunFolder | None) -> TrainingDiverged:

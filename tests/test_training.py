@@ -843,12 +843,11 @@ def test_conditions_come_from_the_batch():
 # ---------------------------------------------------------------------- several processes
 
 
-@pytest.mark.slow
-def test_two_processes_make_the_step_of_one(tmp_path):
-    """Two gloo processes, half of every batch each, against one process: the same weights up to rounding."""
+def two_workers(tmp_path, steps, interrupt_at=0):
+    """Outputs of two gloo processes that train together; with ``interrupt_at``, Ctrl-C reaches the second one only."""
     file = tmp_path / "worker.py"
     file.write_text(textwrap.dedent(f"""
-        import sys
+        import os, signal, sys
         sys.path.insert(0, {str(Path(__file__).resolve().parents[1])!r})
         import torch
         from fdlib.denoiser import Model
@@ -861,32 +860,53 @@ def test_two_processes_make_the_step_of_one(tmp_path):
             def forward(self, x):
                 return x @ self.w
 
+        calls = 0
+
         def regression(point, batch, generator):
+            global calls
+            calls += 1
+            if calls == {interrupt_at} and os.environ["RANK"] == "1":
+                signal.raise_signal(signal.SIGINT)
             target = batch @ torch.tensor([1.0, 2.0, 3.0], dtype=batch.dtype)
             return ((point(batch) - target) ** 2).mean(), {{}}
 
         data = torch.randn(24, 3, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
         config = TrainingConfig(steps=int(sys.argv[2]), batch_size=8, learning_rate=0.05, ema_decay=0.9, log_every=3,
                                 save_every=4, accumulate=2)
-        train(Point(), regression, data, config, folder=sys.argv[1], progress=False)
+        state = train(Point(), regression, data, config, folder=sys.argv[1], progress=False)
+        print("finished", state.step, state.interrupted)
     """))  # fmt: skip
+    with socket.socket() as s:
+        s.bind(("127.0.0.1", 0))
+        port = s.getsockname()[1]
+    shared = {
+        **os.environ,
+        "MASTER_ADDR": "127.0.0.1",
+        "MASTER_PORT": str(port),
+        "WORLD_SIZE": "2",
+        "ACCELERATE_USE_CPU": "1",
+    }
+    processes = [subprocess.Popen([sys.executable, file, tmp_path / "run", str(steps)], stdout=subprocess.PIPE, text=True,
+                                  stderr=subprocess.STDOUT, env={**shared, "RANK": str(rank), "LOCAL_RANK": str(rank)})
+                 for rank in (0, 1)]  # fmt: skip
+    outputs = [process.communicate(timeout=120)[0] for process in processes]
+    assert [process.returncode for process in processes] == [0, 0], outputs
+    return outputs
+
+
+@pytest.mark.slow
+def test_ctrl_c_in_one_of_two_processes_stops_both_at_the_same_step(tmp_path):
+    outputs = two_workers(tmp_path, steps=500, interrupt_at=25)  # two calls a step
+    stopped = [output.split("finished ")[1].split() for output in outputs]
+    assert stopped[0] == stopped[1] == ["20", "True"], outputs
+    assert checkpoints(tmp_path / "run")[-1] == 20
+
+
+@pytest.mark.slow
+def test_two_processes_make_the_step_of_one(tmp_path):
+    """Two gloo processes, half of every batch each, against one process: the same weights up to rounding."""
     for steps in (8, 12):  # the second time it resumes
-        with socket.socket() as s:
-            s.bind(("127.0.0.1", 0))
-            port = s.getsockname()[1]
-        shared = {
-            **os.environ,
-            "MASTER_ADDR": "127.0.0.1",
-            "MASTER_PORT": str(port),
-            "WORLD_SIZE": "2",
-            "ACCELERATE_USE_CPU": "1",
-        }
-        processes = [subprocess.Popen([sys.executable, file, tmp_path / "run", str(steps)], stdout=subprocess.PIPE, text=True,
-                                      stderr=subprocess.STDOUT, env={**shared, "RANK": str(rank), "LOCAL_RANK": str(rank)})
-                     for rank in (0, 1)]  # fmt: skip
-        for process in processes:
-            output, _ = process.communicate(timeout=120)
-            assert process.returncode == 0, output
+        two_workers(tmp_path, steps)
     alone = run(denoiser=Point(), objective=regression, dataset=rows(), learning_rate=0.05, accumulate=2)
     found = torch.load(tmp_path / "run/checkpoint-00000012.pt", weights_only=True)
     torch.testing.assert_close(found["denoiser"]["w"], alone.denoiser.w.detach(), rtol=1e-9, atol=1e-12)
