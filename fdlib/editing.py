@@ -19,8 +19,9 @@ from torch import Tensor, nn
 
 from fdlib import inversion
 from fdlib.denoiser import Prediction
-from fdlib.directions import Branches, Directions, find_directions, middle_of, middle_output
+from fdlib.directions import Directions, find_directions
 from fdlib.inversion import Latent
+from fdlib.jacobian import Branches, middle_of, middle_output
 from fdlib.process import add_noise, convert
 from fdlib.schedule import NoiseSchedule
 

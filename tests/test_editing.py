@@ -9,21 +9,11 @@ from torch import nn
 
 from fdlib import inversion, samplers
 from fdlib.denoiser import Prediction
-from fdlib.directions import (
-    DiffusersDenoiser,
-    DirectionCache,
-    Jacobian,
-    Spot,
-    box_mask,
-    check_mask,
-    discovered_mask,
-    find_directions,
-    middle_of,
-    top_singular,
-)
+from fdlib.directions import DirectionCache, box_mask, check_mask, discovered_mask, find_directions
 from fdlib.editing import EditedDenoiser, Recomposed, edit, find_path, moved, renoised, shift
 from fdlib.factorized import FactorizedUNet
 from fdlib.hierarchical import HierarchicalUNet
+from fdlib.jacobian import DiffusersDenoiser, Jacobian, Spot, middle_of, top_singular
 from fdlib.metrics.editing import FactorRegressor, locality, match_strength
 from fdlib.schedule import CLEAN, NoiseSchedule
 from fdlib.unet import UNet
