@@ -31,9 +31,11 @@ import torch
 
 from fdlib.course.exercises import complete, student_version
 from fdlib.course.grading import report as reports
+from fdlib.course.grading import sandbox, witness
+from fdlib.course.grading.grade import Task, grade_one
 from fdlib.course.grading.judge import Judge, Link, StudentError
-from fdlib.course.grading.sandbox import Limits, Sandbox, choose
-from fdlib.course.grading.submissions import Assignment, Refused, find, prepare
+from fdlib.course.grading.sandbox import Cgroup, Limits, Sandbox, choose
+from fdlib.course.grading.submissions import Assignment, Refused, Submission, find, prepare
 from fdlib.course.grading.syllabus import chapters, syllabus, weeks
 from fdlib.course.grading.wire import HEAD, Channel, WireError, decode, encode
 
@@ -153,9 +155,9 @@ def without(*names):
 
 DESTROY = """
 import os, shutil, subprocess
-for place in ({sentinel!r}, {solutions!r}, "/home/student", "/channel", "/work", "/root", "/usr", "/"):
+for place in ({sentinel!r}, {solutions!r}, "/home/student", "/channel", "/tmp"):
     shutil.rmtree(place, ignore_errors=True)
-subprocess.run("rm -rf --no-preserve-root / 2>/dev/null", shell=True)
+subprocess.Popen("rm -rf --no-preserve-root / 2>/dev/null", shell=True)
 """
 SPY = """
 import os, sys
@@ -225,6 +227,8 @@ for address in {addresses!r}:
         reached.append(address)
     except OSError as error:
         print(address, error)
+try: urllib.request.urlopen("http://collector.invalid/", timeout=2)
+except OSError as error: print(error)
 server = socket.create_server(("127.0.0.1", 0)); socket.create_connection(server.getsockname(), timeout=2)
 print("REACHED", reached, "own loopback works")
 """
@@ -247,7 +251,11 @@ if os.fork() == 0:
 HOSTILE = {
     "01 endless loop": lambda w: submission(double="while True:\n    pass"),
     "02 memory bomb": lambda w: submission(
-        double="def double(x):\n    return x + x\nhoard = []\nwhile True:\n    hoard.append(bytearray(10**7))"
+        double=f"{GOOD['double']}\nhoard = []\ntry:\n    while True: hoard.append(b'x' * 10**7)\nfinally: hoard.clear()"
+    ),
+    "02b memory bomb of many": lambda w: with_cell(
+        "import os, time\nfor _ in range(8):\n    if os.fork() == 0:\n        hoard = b'x' * 4 * 10**8\n        time.sleep(99)\n"
+        "time.sleep(99)"
     ),
     "03 fork bomb": lambda w: with_cell(
         "import os, time\nwhile True:\n    try:\n        os.fork()\n    except OSError:\n        time.sleep(0.01)"
@@ -379,14 +387,40 @@ def test_an_endless_loop_ends_and_costs_its_own_exercise_only(graded):
     assert any("KeyboardInterrupt" in str(cell["outputs"]) for cell in result["cells"])
 
 
-def test_a_memory_bomb_goes_off_in_its_own_process(graded):
+def test_a_memory_bomb_goes_off_in_its_own_cell(graded):
     result = graded.of["02 memory bomb"]
-    assert "MemoryError" in str(result["cells"]) or "memory" in result["reason"]
+    assert result["status"] == "graded" and points(result) == FULL
+    assert result["notes"] == ["cell 4 ended with MemoryError"]
 
 
-def test_a_fork_bomb_has_a_limit_and_a_reason(graded):
+@pytest.fixture(scope="module")
+def sums():
+    """Whether this system lets us limit the sum over all processes of a submission."""
+    group = Cgroup.make(f"fdlib-{os.getpid()}-test", Limits())
+    if group:
+        group.remove()
+    return group is not None
+
+
+def test_a_memory_bomb_of_many_processes_is_stopped_by_their_sum(graded, sums):
+    if not sums:
+        pytest.skip("no control groups: each process has its limit, and nothing limits the sum")
+    result = graded.of["02b memory bomb of many"]
+    assert (result["status"], result["reason"]) == ("stopped", "out of memory: more than 1500 MiB in cell 3")
+    assert points(result) == {"check-double": 0, "check-root": 0, "why": None}
+
+
+def test_a_fork_bomb_has_a_limit_and_a_reason(graded, sums):
+    """With a control group the first copy too many stops it. Without, copies fail, and the cell goes on until its time is up;
+    whether the kernel is then of any use depends on which copy took its messages, so that two ends are right."""
     result = graded.of["03 fork bomb"]
-    assert result["reason"] or points(result) == FULL, result
+    if sums:
+        assert (result["status"], result["reason"]) == ("stopped", "too many processes: more than 128 in cell 3")
+        assert points(result) == {"check-double": 0, "check-root": 0, "why": None}
+    elif result["status"] == "graded":
+        assert "cell 3 ended with KeyboardInterrupt (it took longer than a cell may)" in result["notes"]
+    else:
+        assert result["status"] == "stopped" and result["reason"]
     assert result["seconds"] < 600
 
 
@@ -397,7 +431,13 @@ def test_a_huge_file_stops_at_the_limit(graded):
 
 
 def test_deleting_everything_deletes_nothing_outside(graded):
-    assert "05 deletes everything" in graded.of
+    result = graded.of["05 deletes everything"]
+    assert points(result) == FULL and result["status"] == "graded"
+    assert "removed files of its own folder: 01_tiny.ipynb" in result["seen"]
+    assert any(
+        said.startswith("tried to remove, outside its folder:") and "/channel" in said for said in result["seen"]
+    )
+    assert any("rm -rf" in said for said in result["seen"])
     for path, data in graded.before.items():
         assert path.read_bytes() == data, path
 
@@ -407,6 +447,7 @@ def test_solutions_and_other_submissions_cannot_be_seen(graded):
     assert "FOUND []" in str(result["cells"]), [cell["outputs"] for cell in result["cells"]]
     assert points(result) == FULL | {"check-double": 0}
     assert "IndexError" in messages(result)["check-double"]
+    assert any(said.startswith("looked into folders outside its own: /, ") for said in result["seen"])
 
 
 def test_patched_and_edited_checks_grade_nobody(graded):
@@ -417,19 +458,23 @@ def test_patched_and_edited_checks_grade_nobody(graded):
 
 def test_a_forged_grade_is_only_text(graded):
     result = graded.of["08 forges a grade"]
-    assert points(result)["check-double"] == 0 and points(result)["check-root"] in (0, 3)
-    assert messages(result)["check-double"]
+    assert points(result) == {"check-double": 0, "check-root": 0, "why": None}
+    assert messages(result)["check-double"] == "TypeError: 'bool' object is not callable"
+    assert "spoke to the judge over a connection of its own (only the first is heard)" in result["seen"]
 
 
 def test_no_network_but_the_own_loopback(graded):
     result = graded.of["09 opens a socket"]
     assert "REACHED [] own loopback works" in str(result["cells"]) and graded.visits == []
     assert points(result) == FULL
+    assert "tried to open a connection to 192.0.2.1:80 (no network)" in result["seen"]
+    assert "tried to look up the address of collector.invalid (no network)" in result["seen"]
 
 
 def test_killing_the_parent_kills_nobody_else(graded):
     result = graded.of["10 kills its parent"]
-    assert "still here" in str(result["cells"]) or result["reason"]
+    assert "still here" in str(result["cells"]) and points(result) == FULL
+    assert any(said.startswith("tried to signal process 1") for said in result["seen"])
     assert "of 9 points" in graded.done.stdout, "the grader lives"
 
 
@@ -442,15 +487,21 @@ def test_a_corrupt_notebook_is_refused_with_a_reason(graded):
 def test_renamed_cells_are_named(graded):
     result = graded.of["12 renamed cells"]
     notes = "; ".join(result["notes"])
-    assert result["status"] in ("graded", "refused")
+    assert result["status"] == "graded"
     assert "root-mine" in notes and "check-root is missing or renamed; it was put back" in notes
     assert points(result) == FULL | {"why": 0} and "missing or renamed" in messages(result)["why"]
 
 
 def test_nothing_is_left_running_and_no_folder_either(graded):
     assert points(graded.of["13 leaves a daemon"]) == FULL
+    assert any(said.startswith("made copies of its process") for said in graded.of["13 leaves a daemon"]["seen"])
     assert not alive(f"FDLIB_MARK={graded.temporary}")
     assert os.listdir(graded.temporary) == []
+
+
+def test_nothing_is_seen_of_those_who_do_nothing(graded):
+    for student in (HONEST, "01 endless loop", "04 huge file", "12 renamed cells", "missing cells", "old Python"):
+        assert graded.of[student]["seen"] == [], student
 
 
 def test_everyone_has_a_result_and_there_is_no_stack_trace(graded):
@@ -571,6 +622,7 @@ def test_the_table_for_a_learning_management_system(graded, reported):
         "",
     )
     assert by_name["11 corrupt notebook"]["points"] == "0" and by_name["11 corrupt notebook"]["reason"]
+    assert "192.0.2.1:80" in by_name["09 opens a socket"]["seen"]
     assert not any(cell.startswith(("=", "+", "-", "@")) for row in rows for cell in row.values())
 
 
@@ -578,7 +630,11 @@ def test_feedback_shows_text_and_runs_nothing(graded, reported):
     pages = {path.name: path.read_text(encoding="utf-8") for path in (reported / "feedback").glob("*.html")}
     assert len(pages) == len(graded.of) + 1
     everything = "".join(pages.values())
-    assert "<script" not in everything and "Because &lt;b&gt;I&lt;/b&gt; say so." in everything
+    assert (
+        "<script" not in everything
+        and "no network" not in everything
+        and "Because &lt;b&gt;I&lt;/b&gt; say so." in everything
+    )
     (ada,) = (text for name, text in pages.items() if name.startswith("Ada"))
     assert "5 of 9 points" in ada and "def root(x):" in ada
     (jose,) = (text for name, text in pages.items() if name.startswith("Jose"))
@@ -589,7 +645,12 @@ def test_feedback_shows_text_and_runs_nothing(graded, reported):
 
 def test_the_class_in_numbers_and_pictures(reported):
     page = (reported / "class.html").read_text(encoding="utf-8")
-    assert "data:image/png;base64," in page and "Containment: <b>namespaces</b>" in page and "median" in page
+    assert (
+        "no network" in page
+        and "data:image/png;base64," in page
+        and "Containment: <b>namespaces</b>" in page
+        and "median" in page
+    )
     for name in re.findall(r'href="(feedback/[^"]+)"', page):
         assert (reported / name).exists()
 
@@ -695,12 +756,12 @@ def test_each_kind_of_walls_ends_all_processes(tmp_path, kind):
     (files / "link").symlink_to(ROOT / "README.md")
     nap = f"{3600 + os.getpid() / 1e6}"
     script = f"cat a.txt; ls; (setsid sleep {nap} &) ; sleep 0.3; echo started; sleep {nap}"
-    sandbox = Sandbox(name, files, channel, ["/bin/sh", "-c", script], Limits(), slot=97)
-    sandbox.user_namespace |= kind == "namespaces of a user"
-    with sandbox:
+    jail = Sandbox(name, files, channel, ["/bin/sh", "-c", script], Limits(), slot=97)
+    jail.user_namespace |= kind == "namespaces of a user"
+    with jail:
         said = ""
         while "started" not in said:
-            part = os.read(sandbox.process.stdout.fileno(), 1000).decode()
+            part = os.read(jail.process.stdout.fileno(), 1000).decode()
             assert part, said
             said += part
         assert "hello" in said and "link" not in said
@@ -708,12 +769,165 @@ def test_each_kind_of_walls_ends_all_processes(tmp_path, kind):
     assert (files / "a.txt").read_text() == "hello"
 
 
-def test_no_walls_no_grading(monkeypatch):
-    from fdlib.course.grading import sandbox
+def test_what_docker_is_asked_for(tmp_path, monkeypatch):
+    """Each wall is an option of `docker run`; what the options then do, the tests with a daemon try out."""
+    monkeypatch.setattr(sandbox, "_docker", lambda *words, **_: subprocess.CompletedProcess(words, 0, b"", b""))
+    jail = Sandbox("docker", tmp_path / "files", tmp_path / "channel", ["python", "{channel}/n"], Limits(), slot=5)
+    jail.place, jail.uid = tmp_path, 61_234
+    words = jail.docker({"A": "b c"})
+    options, command = words[2 : words.index(sandbox.IMAGE)], words[words.index(sandbox.IMAGE) + 1 :]
+    assert words[:2] == ["docker", "run"] and all(word.startswith("--") for word in options)
+    assert command[-2:] == ["python", "/channel/n"] and command[:2] == ["/bin/sh", "-c"]
+    walls = (
+        "--read-only --network=none --ipc=private --cap-drop=ALL --security-opt=no-new-privileges --user=61234:61234 "
+        "--memory=3489660928 --memory-swap=3489660928 --pids-limit=128 --ulimit=cpu=305 --ulimit=data=3221225472 "
+        "--ulimit=fsize=268435456 --ulimit=core=0 --ulimit=nofile=512 --log-driver=none"
+    )
+    assert not set(walls.split()) - set(options)
+    assert "--env=A=b c" in options
+    mounts = [
+        dict(part.split("=") for part in o[8:].replace("readonly", "readonly=").split(","))
+        for o in options
+        if "mount=" in o
+    ]
+    assert all("readonly" in mount for mount in mounts), "what is shown cannot be changed"
+    shown = {mount["target"] for mount in mounts}
+    assert str(ROOT / "fdlib") in shown and not shown & {
+        "/",
+        "/root",
+        "/home",
+        "/etc",
+        "/var",
+        str(ROOT),
+        str(Path.home()),
+    }
+    sources = {mount["source"] for mount in mounts} - {str(tmp_path / "passwd")}
+    assert not any(
+        Path(source) == tmp_path or tmp_path in Path(source).parents for source in sources - {str(tmp_path / "home")}
+    )
+    assert "--privileged" not in words and not any("docker.sock" in word for word in words)
 
+
+@pytest.fixture(scope="module")
+def docker():
+    try:
+        choose("docker")
+    except RuntimeError as error:
+        pytest.skip(str(error))
+
+
+@pytest.mark.parametrize(
+    ("student", "status", "reason", "given"),
+    [
+        (HONEST, "graded", "", [2, 3, None]),
+        ("02 memory bomb", "graded", "", [2, 3, None]),
+        ("02b memory bomb of many", "stopped", "out of memory: more than 1500 MiB in cell 3", [0, 0, None]),
+        ("03 fork bomb", "stopped", "too many processes: more than 128 in cell 3", [0, 0, None]),
+        ("04 huge file", "graded", "", [0, 3, None]),
+        ("06 reads the solutions", "graded", "", [0, 3, None]),
+        ("09 opens a socket", "graded", "", [2, 3, None]),
+        ("10 kills its parent", "graded", "", [2, 3, None]),
+    ],
+)
+def test_the_same_behind_the_walls_of_docker(tmp_path, docker, student, status, reason, given):
+    words = {
+        "solutions": str(instructor(tmp_path)),
+        "folder": str(tmp_path),
+        "out": str(tmp_path),
+        "sentinel": str(tmp_path),
+    }
+    words |= {"addresses": [["192.0.2.1", 80]], "grader": os.getpid()}
+    path = tmp_path / "s" / "01_tiny.ipynb"
+    path.parent.mkdir(mode=0o700)  # that the student's user could not enter
+    nbformat.write(HOSTILE.get(student, lambda w: submission())(words), path)
+    limits = Limits(40, 3, 30, 1500 * 2**20, file=20 * 2**20, disk=60 * 2**20)
+    assignment = Assignment.load(tmp_path / "solutions", "01")
+    result = grade_one(Task(assignment, Submission(student, path, path.parent), "docker", limits))
+    assert (result["status"], result["reason"], list(points(result).values())) == (status, reason, given), result
+    if student == "06 reads the solutions":
+        assert "FOUND []" in str(result["cells"])
+    if student == "09 opens a socket":
+        assert "REACHED [] own loopback works" in str(result["cells"])
+        assert "tried to open a connection to 192.0.2.1:80 (no network)" in result["seen"]
+    left = subprocess.run(
+        ["docker", "ps", "--all", "--quiet", f"--filter=label=fdlib={os.getpid()}"], capture_output=True
+    )
+    assert left.returncode == 0 and not left.stdout
+
+
+def test_no_walls_no_grading(monkeypatch):
     monkeypatch.setattr(sandbox, "_problem", lambda kind: "not here")
     with pytest.raises(RuntimeError, match=r"no walls to grade behind.*--containment limits"):
         choose("auto")
+
+
+# ------------------------------------------------------------------------------ what the witness sees
+
+DEED = """
+import os, shutil, signal, socket, subprocess, sys, tempfile, pathlib
+from fdlib.course.grading.witness import Witness, PUBLIC
+file = os.open("notes", os.O_WRONLY | os.O_CREAT | os.O_APPEND)
+sys.addaudithook(Witness(file, [os.getcwd()], [sys.prefix, sys.base_prefix, *PUBLIC]))
+try:
+    {}
+except (OSError, subprocess.SubprocessError):
+    pass
+"""
+
+
+@pytest.mark.parametrize(
+    ("code", "deeds"),
+    [
+        ("open('mine', 'w').write('x'); os.mkdir('d'); os.rename('mine', 'd/mine'); shutil.rmtree('d')", []),
+        ("subprocess.Popen(['sleep', '9']).kill()", [["start", "sleep 9", 1]]),
+        ("open('/nowhere/x', 'w')", [["change", "/nowhere/x", 1]]),
+        ("open(b'/nowhere/x')", [["read", "/nowhere/x", 1]]),
+        ("pathlib.Path('/nowhere/x').unlink()", [["remove", "/nowhere/x", 1]]),
+        ("os.rename('notes', '../elsewhere/notes')", [["change", "elsewhere", 1]]),
+        ("shutil.rmtree('/nowhere/x')", [["remove", "/nowhere/x", 1]]),
+        ("os.listdir('/nowhere')", [["look into", "/nowhere", 1]]),
+        ("open('/etc/passwd').read(); os.listdir('/usr')", []),
+        ("socket.socket().connect(('127.0.0.1', 9))", []),
+        ("socket.socket(socket.AF_INET, socket.SOCK_DGRAM).sendto(b'', ('127.0.0.1', 9))", []),
+        ("socket.getaddrinfo('name.invalid', 80)", [["look up", "name.invalid", 1]]),
+        ("os.kill(os.getpid(), 0); os.kill(2**22 + 1, 9)", [["signal", "process 4194305", 1]]),
+        ("os.system('true')", [["start", "true", 1]]),
+        ("[os.waitpid(os.fork() or os._exit(0), 0) for _ in range(12)]", [["fork", "", 1], ["fork", "", 10]]),
+    ],
+)
+def test_the_witness_notes_what_reaches_out(tmp_path, code, deeds):
+    home = tmp_path / "home"
+    home.mkdir()
+    done = subprocess.run(
+        [sys.executable, "-c", DEED.format(code)], cwd=home, env=os.environ | {"PYTHONPATH": str(ROOT)}
+    )
+    assert done.returncode == 0
+    said = [json.loads(line) for line in (home / "notes").read_text().splitlines()]
+    assert [
+        [deed, thing if thing[:1] != "/" or "elsewhere" not in thing else "elsewhere", n] for deed, thing, n in said
+    ] == deeds
+
+
+def test_a_witness_can_be_filled_with_anything():
+    """The notes' file is the student's too: nothing in it may become more than a line of text."""
+    lines = [
+        '["connect", "1.2.3.4:80", 1]',
+        "[",
+        "[]",
+        '["connect", 3, 1]',
+        '["other", "x", 1]',
+        '["fork", "", 10]',
+        "[" * 10**5,
+    ]
+    lines += [json.dumps(["read", "x" * 10**6, 1])] + [json.dumps(["start", f"p{n}", 1]) for n in range(9)]
+    said = witness.in_words("\n".join(lines), shut=True)
+    assert said[:2] == [
+        "tried to open a connection to 1.2.3.4:80 (no network)",
+        "made copies of its process (10 times or more)",
+    ]
+    assert len(said) == 4 and len(said[2]) < 300 and said[3] == "started other programs: p0, p1, p2, p3 and 5 more"
+    (open_,) = witness.in_words('["connect", "1.2.3.4:80", 1]', shut=False)
+    assert open_ == "tried to open a connection to 1.2.3.4:80 (these walls may have let it)"
 
 
 # ------------------------------------------------------------------------------ what crosses the wall

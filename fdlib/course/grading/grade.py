@@ -27,7 +27,8 @@ import time
 from dataclasses import dataclass
 from pathlib import Path
 
-from fdlib.course.grading.sandbox import Limits, Sandbox, choose
+from fdlib.course.grading import witness
+from fdlib.course.grading.sandbox import Limits, Sandbox, choose, end_containers
 from fdlib.course.grading.submissions import Assignment, Prepared, Refused, Submission, find, prepare
 from fdlib.files import atomic_write
 
@@ -50,6 +51,17 @@ class Task:
     together: frozenset[str] = frozenset()
     slot: int = 0
     scratch: str | None = None
+
+
+@dataclass
+class Run:
+    """What became of one notebook."""
+
+    verdicts: dict[str, tuple[bool, str]]  # grade id -> passed, message
+    status: str = "graded"
+    reason: str = ""
+    outputs: list[list[dict]] = dataclasses.field(default_factory=list)  # of each cell
+    seen: list[str] = dataclasses.field(default_factory=list)  # what it tried beyond its own folder, for the instructor
 
 
 class Listener(threading.Thread):
@@ -87,20 +99,20 @@ def grade_one(task: Task) -> dict:
             raise Refused(submission.problem)
         prepared = prepare(submission.notebook, assignment)
     except Refused as error:
-        return _result(task, None, {}, "refused", str(error), [], start)
-    verdicts, status, reason, outputs = _run(task, prepared)
-    prepared.notes += _raised(outputs)
-    return _result(task, prepared, verdicts, status, reason, outputs, start)
+        return _result(task, None, Run({}, "refused", str(error)), start)
+    run = _run(task, prepared)
+    prepared.notes += _raised(run.outputs)
+    return _result(task, prepared, run, start)
 
 
-def _run(task: Task, prepared: Prepared):
+def _run(task: Task, prepared: Prepared) -> Run:
     import nbformat
 
     from fdlib.course.grading.judge import Judge, Link
     from fdlib.course.grading.wire import Channel, WireError
 
     judge, limits = Judge(task.assignment.notebook), task.limits
-    verdicts: dict[str, tuple[bool, str]] = {}
+    run = Run({})
     place = Path(tempfile.mkdtemp(prefix="s", dir=task.scratch))
     files, channel = place / "files", place / "channel"
     for folder, mode in ((place, 0o711), (channel, 0o755)):
@@ -115,7 +127,7 @@ def _run(task: Task, prepared: Prepared):
     command = [sys.executable, "-I", "-m", "fdlib.course.grading.runner", "{channel}/notebook.ipynb"]
     command += [str(limits.cell_seconds), str(limits.patience)]
     deadline = time.monotonic() + limits.patience * limits.seconds
-    reason, status, connection = "", "graded", None
+    connection = None
     server = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
     try:
         server.bind(str(channel / "socket"))
@@ -125,6 +137,9 @@ def _run(task: Task, prepared: Prepared):
             listener = Listener(sandbox.process.stdout)
             try:
                 while time.monotonic() < deadline:
+                    if hit := sandbox.hit():
+                        run.reason = hit
+                        break
                     waiting = connection or server
                     if not select.select([waiting], [], [], 0.1)[0]:
                         if sandbox.process.poll() is not None:
@@ -137,52 +152,74 @@ def _run(task: Task, prepared: Prepared):
                     link.channel.deadline = min(deadline, time.monotonic() + 6 * GRACE)
                     words, _ = link.channel.receive()
                     name = words.get("check")
-                    if words.get("op") == "ready" and name in judge.sources and name not in verdicts:
+                    if words.get("op") == "ready" and name in judge.sources and name not in run.verdicts:
                         seconds = min(limits.patience * limits.cell_seconds + GRACE, deadline - time.monotonic())
-                        verdicts[name] = (False, "the notebook's process was lost during this check")
+                        run.verdicts[name] = (False, "the notebook's process was lost during this check")
                         verdict = judge.check(name, link, seconds, name in task.together)
-                        verdicts[name] = (verdict.passed, verdict.message)
+                        run.verdicts[name] = (verdict.passed, verdict.message)
                     link.channel.deadline = time.monotonic() + GRACE
                     link.channel.send({"op": "done"})
                 else:
-                    status, reason = (
-                        "stopped",
-                        f"time is up: more than {limits.patience * limits.seconds:.0f} s by the clock",
-                    )
+                    run.reason = f"time is up: more than {limits.patience * limits.seconds:.0f} s by the clock"
             except WireError as error:
                 if str(error) == "no answer in time":
-                    status, reason = "stopped", "the notebook's process did not answer the judge in time"
+                    run.reason = "the notebook's process did not answer the judge in time"
                 elif str(error) != "closed":
-                    status, reason = "stopped", f"the notebook's process answered the judge with {error}"
+                    run.reason = f"the notebook's process answered the judge with {error}"
             with contextlib.suppress(Exception):  # the runner has a moment to say how it ended
-                sandbox.process.wait(timeout=0 if reason else min(GRACE, max(0.1, deadline - time.monotonic())))
+                sandbox.process.wait(timeout=0 if run.reason else min(GRACE, max(0.1, deadline - time.monotonic())))
             listener.join(timeout=1)
             hit, code = sandbox.hit(), sandbox.process.poll()
+            server.setblocking(False)
+            with contextlib.suppress(BlockingIOError):
+                server.accept()[0].close()
+                run.seen.append("spoke to the judge over a connection of its own (only the first is heard)")
     finally:
         server.close()
         if connection is not None:
             connection.close()
         shutil.rmtree(place, ignore_errors=True)
-    if listener.events and listener.events[0].get("event") == "walls":  # before there was any student's code to say so
-        raise RuntimeError(f"the jail could not be built: {listener.events[0].get('error')}")
-    if not reason and (ended := _how_it_ended(listener, code, hit)):
-        status, reason = "stopped", ended
-    return verdicts, status, reason, _outputs(listener, prepared)
+    if not listener.events and code is not None and not hit:  # the first is said before any student's code can run
+        raise RuntimeError(f"the jail could not be built: {sandbox.account[:500] or f'exit status {code}'}")
+    run.reason = hit or run.reason or _how_it_ended(listener, code)
+    if run.reason:
+        run.status = "stopped"
+        run.reason += _where(listener)
+    run.outputs = _outputs(listener, prepared)
+    run.seen += _seen(listener, sandbox)
+    return run
 
 
-def _how_it_ended(listener: Listener, code: int | None, hit: str | None) -> str | None:
-    """Why a runner did not reach the last cell; None if it did."""
-    if listener.last("end"):
-        return None
-    died, started = listener.last("died", "failed"), listener.last("start")
-    where = f" in cell {started['cell'] + 1}" if started and type(started.get("cell")) is int else ""
-    if hit:
-        return f"{hit}{where}"
-    if died and died.get("event") == "failed":
-        return f"the notebook could not be run{where}: {str(died.get('error'))[:300]}"
-    if died:
-        return f"the notebook's process ended{where}"
-    return f"the process that runs the notebook was killed{where} (exit status {code})"
+def _how_it_ended(listener: Listener, code: int | None) -> str:
+    """Why a runner did not reach the last cell; nothing if it did."""
+    said = listener.last("end", "died", "failed") or {}
+    if said.get("event") == "end":
+        return ""
+    if said.get("event") == "failed":
+        return f"the notebook could not be run: {str(said.get('error'))[:300]}"
+    if said:
+        return "the notebook's process ended"
+    return f"the process that runs the notebook was killed (exit status {code})"
+
+
+def _where(listener: Listener) -> str:
+    started = listener.last("start", "end") or {}
+    return f" in cell {started['cell'] + 1}" if type(started.get("cell")) is int else ""
+
+
+def _seen(listener: Listener, sandbox: Sandbox) -> list[str]:
+    """What the walls found afterwards, and what the witness in the kernel noted."""
+    said = []
+    with contextlib.suppress(ValueError, KeyError, TypeError):
+        account = json.loads(sandbox.account)
+        if more := account["count"] - len(account["gone"][:4]):
+            account["gone"][4:] = [f"and {more} more"]
+        if account["gone"]:
+            said.append(f"removed files of its own folder: {', '.join(account['gone'])}")
+    if listener.size > MAX_SAID:
+        said.append(f"printed more than {MAX_SAID / 2**20:.0f} MiB (the rest was not kept)")
+    noted = "".join(str(event.get("text")) for event in listener.events if event.get("event") == "seen")
+    return said + witness.in_words(noted[: 4 * witness.MAX_SIZE], sandbox.kind in ("namespaces", "docker"))
 
 
 def _outputs(listener: Listener, prepared: Prepared) -> list[list[dict]]:
@@ -207,16 +244,14 @@ def _raised(outputs: list[list[dict]]) -> list[str]:
     return said[:10]
 
 
-def _result(
-    task: Task, prepared: Prepared | None, verdicts: dict, status: str, reason: str, outputs: list, start: float
-) -> dict:
+def _result(task: Task, prepared: Prepared | None, run: Run, start: float) -> dict:
     exercises = []
     for exercise in task.assignment.exercises:
         for name in task.assignment.parts(exercise):
             meta = task.assignment.cells[name].metadata["nbgrader"]
             by_hand = bool(meta["solution"])
-            passed, message = verdicts.get(name, (False, reason or "this check was not reached"))
-            problem = prepared.problems.get(name) if prepared else reason
+            passed, message = run.verdicts.get(name, (False, run.reason or "this check was not reached"))
+            problem = prepared.problems.get(name) if prepared else run.reason
             if problem:
                 passed, message = False, problem
             elif by_hand:
@@ -237,16 +272,17 @@ def _result(
     usage = resource.getrusage(resource.RUSAGE_CHILDREN), resource.getrusage(resource.RUSAGE_SELF)
     cells = []
     if prepared:
-        for cell, said in zip(prepared.notebook.cells, outputs or [[]] * len(prepared.notebook.cells)):
+        for cell, said in zip(prepared.notebook.cells, run.outputs):
             cells.append(
                 {"type": cell.cell_type, "source": cell.source, "id": cell.metadata.get("fdlib"), "outputs": said}
             )
     return {
         "student": task.submission.student,
         "file": task.submission.notebook.name if task.submission.notebook else "",
-        "status": status,
-        "reason": reason,
+        "status": run.status,
+        "reason": run.reason,
         "notes": prepared.notes if prepared else [],
+        "seen": run.seen,
         "exercises": exercises,
         "seconds": round(time.monotonic() - start, 2),
         "cpu_seconds": round(sum(part.ru_utime + part.ru_stime for part in usage), 2),
@@ -264,6 +300,8 @@ def _judge_process(task: Task, target: str, fingerprint: str, lifeline) -> None:
     def watch():
         with contextlib.suppress(EOFError, OSError):
             lifeline.recv_bytes()
+        if task.kind == "docker":
+            end_containers(os.getpid())
         os.killpg(0, signal.SIGKILL)
 
     threading.Thread(target=watch, daemon=True).start()
@@ -275,7 +313,7 @@ def _judge_process(task: Task, target: str, fingerprint: str, lifeline) -> None:
         result = grade_one(task)
     except Exception as error:
         said = f"the judge could not finish: {type(error).__name__}: {error}"
-        result = _result(task, None, {}, "failed", said[:500], [], time.monotonic())
+        result = _result(task, None, Run({}, "failed", said[:500]), time.monotonic())
     _write(Path(target), result | {"fingerprint": fingerprint})
 
 
@@ -393,7 +431,7 @@ def _all(todo, wanted, assignment, kind, limits, together, scratch, jobs, out, s
                 target, (submission, fingerprint) = out / "results" / f"{key}.json", wanted[key]
                 if _read(target).get("fingerprint") != fingerprint:
                     reason = f"the judge's process ended with {process.exitcode}"
-                    failed = _result(task, None, {}, "failed", reason, [], time.monotonic())
+                    failed = _result(task, None, Run({}, "failed", reason), time.monotonic())
                     _write(target, failed | {"fingerprint": fingerprint})
                 done += 1
                 say(f"[{done}/{len(todo)}] {line(_read(target))}")
@@ -401,10 +439,11 @@ def _all(todo, wanted, assignment, kind, limits, together, scratch, jobs, out, s
                 if time.monotonic() - start > limits.patience * limits.seconds + 20 * GRACE:
                     process.kill()
     finally:
-        for process, *_ in running.values():
-            process.kill()
         mine.close()
         theirs.close()
+        for process, *_ in running.values():
+            process.join(GRACE)
+            process.kill()
 
 
 def line(result: dict) -> str:

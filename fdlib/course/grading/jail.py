@@ -6,6 +6,9 @@ With namespaces, in this order: join the cgroups; leave the system's mounts, pro
 we are not root, users); start process 1 of the new process namespace, with whose end everything in it ends; build a root of
 read-only mounts of Python and fdlib and of memory file systems for the rest; move into it; become nobody in particular; set
 the limits; start the command. Without: limits and, as root, another user.
+
+Standard output is the command's. Standard error is ours alone: what went wrong, or at the end, when every process of the
+command's namespace is gone, which of its files it has removed.
 """
 
 import contextlib
@@ -17,6 +20,7 @@ import resource
 import shutil
 import signal
 import socket
+import stat
 import struct
 import sys
 
@@ -25,6 +29,7 @@ NEWNS, NEWUTS, NEWIPC, NEWUSER, NEWPID, NEWNET = 0x20000, 0x4000000, 0x8000000, 
 RDONLY, NOSUID, NODEV, NOEXEC, REMOUNT, BIND, REC, PRIVATE = 1, 2, 4, 8, 32, 4096, 16384, 1 << 18
 KEPT = {os.ST_NOSUID: NOSUID, os.ST_NODEV: NODEV, os.ST_NOEXEC: NOEXEC}
 NO_NEW_PRIVILEGES, PARENT_DEATH_SIGNAL, DROP_BOUNDING = 38, 1, 24
+BROKEN = 70  # the exit status if there are no walls
 DEVICES = ("null", "zero", "full", "random", "urandom")
 ETC = ("ld.so.cache", "ld.so.conf", "ld.so.conf.d", "alternatives", "fonts", "localtime", "nsswitch.conf", "mime.types")
 
@@ -107,9 +112,17 @@ def copy_regular_files(source: str, target: str) -> None:
         os.chmod(there, 0o777)
         for name in files:
             path = os.path.join(folder, name)
-            if os.path.isfile(path) and not os.path.islink(path):
+            if is_file(path):
                 shutil.copyfile(path, os.path.join(there, name))
                 os.chmod(os.path.join(there, name), 0o666)
+
+
+def is_file(path: str) -> bool:
+    """Whether there is a file itself, not a link to one."""
+    try:
+        return stat.S_ISREG(os.lstat(path).st_mode)
+    except OSError:
+        return False
 
 
 def become_nobody(jail: dict) -> None:
@@ -158,10 +171,20 @@ def run(jail: dict) -> int:
                     file.write(text)
     if sys.platform == "linux":
         prctl(PARENT_DEATH_SIGNAL, signal.SIGKILL)
+    names = [
+        os.path.relpath(os.path.join(folder, name), jail["files"])
+        for folder, _, names in os.walk(jail["files"])
+        for name in names
+        if is_file(os.path.join(folder, name))
+    ]
     child = os.fork()
     if child:
-        _, status = os.waitpid(child, 0)
+        _, status = os.waitpid(child, 0)  # its root is by now ours too
+        gone = [name for name in names if not is_file(os.path.join(jail["home"], name))]
+        if os.waitstatus_to_exitcode(status) != BROKEN:
+            print(json.dumps({"gone": [name[:200] for name in gone[:20]], "count": len(gone)}), file=sys.stderr)
         return os.waitstatus_to_exitcode(status)
+    complaints = os.fdopen(os.dup(2), "w")  # closed when the command starts
     try:
         if jail["namespaces"]:
             loopback_up()
@@ -170,13 +193,14 @@ def run(jail: dict) -> int:
         become_nobody(jail)
         limit(jail["limits"])
         os.chdir(jail["home"])
-        nothing = os.open(os.devnull, os.O_RDONLY)
-        os.dup2(nothing, 0)
+        nothing = os.open(os.devnull, os.O_RDWR)
+        for standard in (0, 2):
+            os.dup2(nothing, standard)
         os.umask(0o022)
         os.execve(jail["command"][0], jail["command"], jail["environment"])
     except BaseException as error:
-        print(json.dumps({"event": "walls", "error": f"{type(error).__name__}: {error}"}), flush=True)
-        os._exit(70)
+        print(f"{type(error).__name__}: {error}", file=complaints, flush=True)
+        os._exit(BROKEN)
 
 
 if __name__ == "__main__":
@@ -184,6 +208,6 @@ if __name__ == "__main__":
     try:
         code = run(description)
     except OSError as error:
-        print(json.dumps({"event": "walls", "error": str(error)}), flush=True)
-        code = 70
+        print(error, file=sys.stderr)
+        code = BROKEN
     sys.exit(code if code >= 0 else 128 - code)

@@ -24,6 +24,7 @@ FORMULA = ("=", "+", "-", "@", "\t", "\r")  # with these at its start a spreadsh
 STYLE = """body{font:16px/1.5 system-ui,sans-serif;max-width:60rem;margin:2rem auto;padding:0 1rem;color:#222}
 table{border-collapse:collapse;width:100%}th,td{border-bottom:1px solid #ccc;padding:.3rem .6rem;text-align:left}
 td{vertical-align:top}pre{background:#f5f5f5;padding:.6rem;overflow-x:auto;white-space:pre-wrap}.no{color:#a00}.yes{color:#060}.open{color:#850}
+p.cell{color:#666;font-size:.8rem;margin:1rem 0 -.8rem}ul{margin:0;padding-left:1.2rem}
 img{max-width:100%}@media(max-width:40rem){body{font-size:15px}td,th{padding:.2rem}}"""
 
 
@@ -137,11 +138,11 @@ def table(results: Iterable[dict]) -> str:
     parts = [part["grade_id"] for part in results[0]["exercises"]]
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(["student", "points", "max", "waiting for a person", "status", "reason", *parts])
+    writer.writerow(["student", "points", "max", "waiting for a person", "status", "reason", "seen", *parts])
     for result in results:
         points = {part["grade_id"]: part["points"] for part in result["exercises"]}
         row = [_cell(result["student"]), _number(total(result)), _number(highest(result)), _number(waiting(result))]
-        row += [result["status"], _cell(result["reason"])]
+        row += [result["status"], _cell(result["reason"]), _cell("; ".join(result.get("seen", [])))]
         writer.writerow(row + ["" if points.get(name) is None else _number(points[name]) for name in parts])
     return text.getvalue()
 
@@ -172,7 +173,9 @@ def page(result: dict) -> str:
     messages = {
         part["grade_id"]: part["message"] or ("right" if part["passed"] else "") for part in result["exercises"]
     }
-    for cell in result["cells"]:
+    for number, cell in enumerate(result["cells"], start=1):
+        if cell["type"] == "code" or cell["id"]:
+            lines.append(f'<p class="cell">cell {number}</p>')
         if cell["id"] in messages and cell["source"].startswith("__import__"):
             lines.append(f"<pre><b>check {say(cell['id'])}</b>: {say(messages[cell['id']])}</pre>")
         elif cell["type"] == "code" or cell["id"]:
@@ -214,10 +217,8 @@ def statistics(results: list[dict], names: list[str], run: dict) -> str:
     for index, part in enumerate(parts):
         known = [r["exercises"][index]["points"] for r in results if r["exercises"][index]["points"] is not None]
         rates.append(sum(known) / (part["max"] * len(known)) if known else 0.0)
-        read = any(r["exercises"][index]["points"] is None for r in results)
-        labels.append(
-            f"{part['exercise']} {part['grade_id'].removeprefix('check-')}" + (" (not all read)" if read else "")
-        )
+        unread = " (not read yet)" if not known else " (not all read)" if len(known) < len(results) else ""
+        labels.append(f"{part['exercise']} {part['grade_id'].removeprefix('check-')}{unread}")
     right.barh(labels, rates, color="#228833")
     right.invert_yaxis()
     right.set(xlim=(0, 1), xlabel="share of the points", title="exercises")
@@ -231,20 +232,28 @@ def statistics(results: list[dict], names: list[str], run: dict) -> str:
         f"{key.replace('_', ' ')} {value / 2**20:.0f} MiB" if key in sizes else f"{key.replace('_', ' ')} {value:g}"
         for key, value in run.get("limits", {}).items()
     )
+    kinds = [result["status"] for result in results]
+    counts = ", ".join(f"{kinds.count(kind)} {kind}" for kind in sorted(set(kinds)))
+    unread = sum(map(waiting, results))
     lines = [
         f"<h1>{say(run.get('exercise', 'Class'))}</h1>",
-        f"<p>{len(results)} students; median {_number(middle)} of {_number(most)} points. "
-        f"Containment: <b>{say(run.get('containment', 'unknown'))}</b> ({say(limits)}).",
+        f"<p>{len(results)} submissions: {counts}. Median so far {_number(middle)} of {_number(most)} points.",
+        f"{_number(unread)} points in by_hand.csv wait for a person; then run <code>report</code> again."
+        * bool(unread),
+        f"<br>Containment: <b>{say(run.get('containment', 'unknown'))}</b> ({say(limits)}).",
         *(f"<br>Not available: {say(tried)}" for tried in run.get("tried", [])),
         "</p><img alt='histogram of points, and the share of points reached in each exercise' "
         f"src='data:image/png;base64,{picture}'>",
+        '<p>Students see their own feedback, not this page. <span class="open">In brown</span>: what a submission tried beyond '
+        "its own folder. It changes no grade, and a student can fake or hide it.</p>",
         "<table><tr><th>student<th>points<th>waiting<th>status<th>reason, notes</tr>",
     ]
     for result, name in zip(results, names):
-        notes = "; ".join(filter(None, [result["reason"], *result["notes"]]))
+        notes = "".join(f"<li>{say(note)}" for note in filter(None, [result["reason"], *result["notes"]]))
+        seen = "".join(f'<li class="open">{say(note)}' for note in result.get("seen", []))
         lines.append(
             f'<tr><td><a href="feedback/{name}">{say(result["student"])}</a><td>{_number(total(result))}'
-            f"<td>{_number(waiting(result))}<td>{say(result['status'])}<td>{say(notes)}</tr>"
+            f"<td>{_number(waiting(result))}<td>{say(result['status'])}<td><ul>{notes}{seen}</ul></tr>"
         )
     return _html("Class", "\n".join([*lines, "</table>"]))
 

@@ -2,8 +2,9 @@
 
     python -I -m fdlib.course.grading.runner NOTEBOOK CELL_SECONDS PATIENCE
 
-A cell that takes too long is interrupted, and the next one runs; one that will not be interrupted ends the notebook. This
-process is the student's neighbour and no more trusted than the student: what it prints is only ever shown, never graded.
+A cell that takes too long is interrupted, and the next one runs; one that will not be interrupted ends the notebook. What the
+witness in the kernel notes is passed on. This process is the student's neighbour and no more trusted than the student: what it
+prints is only ever shown, never graded.
 """
 
 from __future__ import annotations
@@ -13,20 +14,24 @@ import json
 import os
 import signal
 import sys
+import tempfile
 import threading
 import time
+
+from fdlib.course.grading.witness import MAX_SIZE
+from fdlib.course.grading.witness import __name__ as WITNESS
 
 MAX_OUTPUT = 200_000  # characters of a cell's outputs that are worth showing
 KEPT = ("text/plain", "image/png", "text/markdown", "text/latex")
 
 
 class Watch(threading.Thread):
-    """Interrupts a cell that has used its processor time, and ends a kernel that goes on regardless."""
+    """Interrupts a cell that has used its processor time, ends a kernel that goes on regardless, passes on notes."""
 
-    def __init__(self, client, seconds: float):
+    def __init__(self, client, seconds: float, notes: int):
         super().__init__(daemon=True)
         self.client, self.seconds, self.before = client, seconds, 0.0
-        self.told = False
+        self.told, self.notes, self.passed_on = False, notes, 0
 
     def cell(self) -> None:
         self.before, self.told = self.used(), False
@@ -41,6 +46,7 @@ class Watch(threading.Thread):
     def run(self) -> None:
         while True:
             time.sleep(0.2)
+            self.pass_on()
             spent = self.used() - self.before
             with contextlib.suppress(OSError, AttributeError):
                 pid = self.client.km.provisioner.process.pid
@@ -49,6 +55,11 @@ class Watch(threading.Thread):
                     os.kill(pid, signal.SIGINT)
                 elif spent > 1.5 * self.seconds + 5:
                     os.kill(pid, signal.SIGKILL)
+
+    def pass_on(self) -> None:
+        if text := os.pread(self.notes, 2 * MAX_SIZE, self.passed_on):
+            self.passed_on += len(text)
+            say(event="seen", text=text.decode(errors="replace"))
 
 
 def main(path: str, cell_seconds: float, patience: float) -> int:
@@ -65,12 +76,15 @@ def main(path: str, cell_seconds: float, patience: float) -> int:
         interrupt_on_timeout=True,
         startup_timeout=600,
         shutdown_kernel="immediate",
+        extra_arguments=[f"--IPKernelApp.extra_extensions={WITNESS}"],
         resources={"metadata": {"path": os.getcwd()}},
     )
     index = -1
+    notes, os.environ["FDLIB_WITNESS"] = tempfile.mkstemp()
+    watch = Watch(client, cell_seconds, notes)
     try:
         with client.setup_kernel():
-            watch = Watch(client, cell_seconds)
+            os.unlink(os.environ["FDLIB_WITNESS"])  # open in both processes, and nobody else's
             watch.start()
             for index, cell in enumerate(notebook.cells):
                 if cell.cell_type == "code":
@@ -84,6 +98,8 @@ def main(path: str, cell_seconds: float, patience: float) -> int:
     except Exception as error:
         say(event="failed", cell=index, error=f"{type(error).__name__}: {error}"[:500])
         return 4
+    finally:
+        watch.pass_on()
     say(event="end")
     return 0
 

@@ -31,10 +31,14 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
+from fdlib.course.grading import jail
+
 KINDS = ("namespaces", "docker", "user", "limits")
 HOME, JAIL = "/home/student", Path(__file__).with_name("jail.py")
 FIRST_USER = 61_000  # user ids that no system gives to people
 WORKS = "fdlib-walls-work"
+IMAGE = "fdlib-empty"
+RUNNER = 256 * 2**20  # bytes that the sum may be larger: so one process that wants too much is told so, not killed
 
 
 @dataclass(frozen=True)
@@ -53,9 +57,14 @@ class Limits:
     file: int = 256 * 2**20  # bytes, each
     disk: int = 512 * 2**20  # bytes, all together
 
+    @property
+    def cpu(self) -> int:
+        """The system's own limit on a process's seconds."""
+        return int(self.seconds) + 5
+
     def as_numbers(self) -> dict:
         """For jail.py."""
-        return dataclasses.asdict(self) | {"cpu": int(self.seconds) + 5}
+        return dataclasses.asdict(self) | {"cpu": self.cpu}
 
 
 def choose(wanted: str = "auto") -> tuple[str, list[str]]:
@@ -84,17 +93,17 @@ def _problem(kind: str) -> str | None:
         return "needs Linux"
     if kind == "user" and os.getuid() != 0:
         return "needs root"
-    if kind == "docker" and (
-        shutil.which("docker") is None or subprocess.run(["docker", "info"], capture_output=True).returncode
-    ):
-        return "Docker's daemon does not answer"
+    if kind == "docker":
+        if shutil.which("docker") is None or _docker("info").returncode:
+            return "Docker's daemon does not answer"
+        end_containers()
     with tempfile.TemporaryDirectory(prefix="fdlib-") as folder:
         files, channel = Path(folder) / "files", Path(folder) / "channel"
         files.mkdir(), channel.mkdir()
         command = [sys.executable, "-c", f"import torch.version, fdlib; print('{WORKS}')"]
         with Sandbox(kind, files, channel, command, Limits(), slot=99) as sandbox:
             try:
-                said = sandbox.process.communicate(timeout=300)[0].decode(errors="replace")
+                said = b"".join(sandbox.process.communicate(timeout=300)).decode(errors="replace")
             except subprocess.TimeoutExpired:
                 return "does not start within five minutes"
         return None if WORKS in said else (said.strip() or "does not start")[-300:]
@@ -109,6 +118,9 @@ class Sandbox:
         channel: a folder with the judge's socket, visible inside, not writable.
         command: what to run. Its standard output is ``process.stdout``; its standard error is thrown away.
         slot: a number that no other sandbox of this process has at this time.
+
+    Attributes:
+        account: after the end, what the walls themselves have to say, out of the command's reach: JSON, or a complaint.
     """
 
     def __init__(self, kind: str, files: Path, channel: Path, command: list[str], limits: Limits, slot: int):
@@ -116,6 +128,7 @@ class Sandbox:
         self.files, self.channel, self.command = files, channel, command
         self.cgroup: Cgroup | None = None
         self.user_namespace = os.getuid() != 0
+        self.name, self.account, self.look_again = f"fdlib-{os.getpid()}-{slot}", "", 0.0
 
     def __enter__(self) -> Sandbox:
         self.place = Path(tempfile.mkdtemp(prefix="fdlib-jail-"))
@@ -126,10 +139,9 @@ class Sandbox:
         if root and self.kind != "limits":
             uid, self.lock = free_user()
         home = HOME if inside else str(self.place / "home")
+        if self.kind != "namespaces":
+            jail.copy_regular_files(str(self.files), str(self.place / "home"))
         if not inside:
-            from fdlib.course.grading import jail
-
-            jail.copy_regular_files(str(self.files), home)
             for top in (home, str(self.channel)):
                 _give(top, uid)
         self.home, self.uid = home, uid
@@ -137,9 +149,9 @@ class Sandbox:
         channel = "/channel" if inside else str(self.channel)
         environment = _environment(home, f"{channel}/socket", str(self.channel))
         if self.kind == "docker":
-            words, said = self._docker(environment), b""
+            words, said = self.docker(environment), b""
         else:
-            self.cgroup = Cgroup.make(f"fdlib-{os.getpid()}-{self.slot}", self.limits)
+            self.cgroup = Cgroup.make(self.name, self.limits)
             words = [sys.executable, "-I", "-S", str(JAIL)]
             description = {
                 "command": [part.replace("{channel}", channel) for part in self.command],
@@ -157,7 +169,7 @@ class Sandbox:
             }
             said = json.dumps(description).encode()
         self.process = subprocess.Popen(
-            words, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, start_new_session=True
+            words, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE, start_new_session=True
         )
         with contextlib.suppress(BrokenPipeError):
             self.process.stdin.write(said)
@@ -170,7 +182,8 @@ class Sandbox:
         with contextlib.suppress(ProcessLookupError, PermissionError):
             os.killpg(self.process.pid, signal.SIGKILL)
         if self.kind == "docker":
-            subprocess.run(["docker", "rm", "--force", self._name()], capture_output=True)
+            _docker("rm", "--force", self.name)
+            self.cgroup = None  # was Docker's
         if self.cgroup:
             self.cgroup.kill()
         if self.kind == "user":
@@ -178,8 +191,10 @@ class Sandbox:
         elif self.kind == "limits":
             end_all_marked(str(self.channel))
         self.process.wait()
-        if self.process.stdout:
-            self.process.stdout.close()
+        self.process.stdout.close()
+        if not self.process.stderr.closed:
+            self.account = self.process.stderr.read().decode(errors="replace").strip()
+            self.process.stderr.close()
         if self.cgroup:
             self.cgroup.remove()
         shutil.rmtree(self.place, ignore_errors=True)
@@ -187,46 +202,53 @@ class Sandbox:
             os.close(self.lock)
 
     def hit(self) -> str | None:
-        """The limit that the control group or the clock says was reached, in words."""
+        """The limit on the sum over all processes that was reached, in words."""
+        if self.kind == "docker" and self.process.poll() is not None:
+            return out_of_memory(self.limits) if self._inspect("{{.State.OOMKilled}}") == "true" else None
+        if self.kind == "docker" and self.cgroup is None and time.monotonic() > self.look_again:
+            self.look_again = time.monotonic() + 1.0
+            self.cgroup = Cgroup.of(self._inspect("{{.State.Pid}}"), self.limits)
         return self.cgroup.hit() if self.cgroup else None
 
-    def _name(self) -> str:
-        return f"fdlib-{os.getpid()}-{self.slot}"
+    def _inspect(self, what: str) -> str:
+        return _docker("inspect", f"--format={what}", self.name).stdout.decode().strip()
 
-    def _docker(self, environment: dict) -> list[str]:
+    def docker(self, environment: dict) -> list[str]:
         """Docker's walls around this machine's own Python: an empty image, and read-only views of /usr and Python."""
-        subprocess.run("tar c --files-from /dev/null | docker import - fdlib-empty", shell=True, capture_output=True)
+        if _docker("image", "inspect", IMAGE).returncode:
+            _docker("import", "-", IMAGE, input=bytes(10240))  # an empty tar
         limits, user = self.limits, self.uid or os.getuid()
-        words = ["docker", "run", "--rm", "--name", self._name(), "--network", "none", "--read-only", "--init"]
-        words += [
-            "--user",
-            f"{user}:{user}",
-            "--cap-drop",
-            "ALL",
-            "--security-opt",
-            "no-new-privileges",
-            "--ipc",
-            "private",
-        ]
-        words += [
-            "--memory",
-            str(limits.memory),
-            "--memory-swap",
-            str(limits.memory),
-            "--pids-limit",
-            str(limits.processes),
-        ]
-        words += ["--ulimit", f"fsize={limits.file}", "--ulimit", "core=0", "--workdir", HOME]
-        for place in ("/tmp", HOME, "/dev/shm"):
-            words += ["--tmpfs", f"{place}:rw,mode=777,size={limits.disk}"]
-        system = [f"/{name}" for name in ("usr", "bin", "sbin", "lib", "lib64") if os.path.isdir(f"/{name}")]
-        for folder in dict.fromkeys((*system, *visible())):
-            words += ["--volume", f"{folder}:{folder}:ro"]
-        words += ["--volume", f"{self.channel}:/channel:ro", "--volume", f"{self.files}:/files:ro"]
-        for name, value in environment.items():
-            words += ["--env", f"{name}={value}"]
+        (self.place / "passwd").write_text(f"student:x:{user}:{user}:student:{HOME}:/bin/sh\n")
+        options = ["--read-only", f"--name={self.name}", f"--label=fdlib={os.getpid()}", f"--user={user}:{user}"]
+        options += ["--network=none", "--ipc=private", "--cap-drop=ALL", "--security-opt=no-new-privileges"]
+        options += [f"--memory={limits.memory + RUNNER}", f"--memory-swap={limits.memory + RUNNER}"]
+        options += [f"--pids-limit={limits.processes}", "--log-driver=none"]
+        each = {"cpu": limits.cpu, "data": limits.memory, "fsize": limits.file, "core": 0, "nofile": 512}
+        options += [f"--ulimit={kind}={value}" for kind, value in each.items()]
+        options += [f"--tmpfs={place}:rw,exec,mode=777,size={limits.disk}" for place in (HOME, "/tmp", "/dev/shm")]
+        views = {place: place for place in ("/usr", "/bin", "/sbin", "/lib", "/lib64", *visible())}
+        views |= {f"/etc/{name}": f"/etc/{name}" for name in jail.ETC}
+        views |= {"/etc/passwd": self.place / "passwd", "/files": self.place / "home", "/channel": self.channel}
+        for inside, here in views.items():
+            if os.path.exists(here):
+                options.append(f"--mount=type=bind,readonly,source={os.path.realpath(here)},target={inside}")
+        options += [f"--env={name}={value}" for name, value in environment.items()]
         command = [part.replace("{channel}", "/channel") for part in self.command]
-        return [*words, "fdlib-empty", "/bin/sh", "-c", f'cp -r /files/. {HOME}; exec "$@"', "sh", *command]
+        script = f'cd {HOME} && cp -r /files/. . && exec "$@" 2>/dev/null'  # Docker's own --workdir would be root's
+        return ["docker", "run", *options, IMAGE, "/bin/sh", "-c", script, "sh", *command]
+
+
+def _docker(*words: str, input: bytes | None = None) -> subprocess.CompletedProcess:
+    return subprocess.run(["docker", *words], input=input, capture_output=True)
+
+
+def end_containers(pid: int | None = None) -> None:
+    """Remove the containers that one process made, or those of all that have ended: Docker keeps what its maker leaves."""
+    said = _docker("ps", "--all", "--filter=label=fdlib", '--format={{.ID}} {{.Label "fdlib"}}').stdout.decode()
+    for line in said.splitlines():
+        container, owner = line.split()
+        if owner == str(pid) if pid else not Path("/proc", owner).exists():
+            _docker("rm", "--force", container)
 
 
 def free_user() -> tuple[int, int]:
@@ -282,7 +304,12 @@ def visible() -> list[str]:
     places.append(str(Path(fdlib.__file__).resolve().parent))
     if root := checkout():
         places += [str(root / "data"), str(root / "pyproject.toml")]
-    return [place for place in dict.fromkeys(places) if os.path.exists(place) and not place.startswith("/usr/")]
+    places = [place for place in dict.fromkeys(places) if os.path.exists(place)]
+    return [place for place in places if not any(place.startswith(f"{other}/") for other in ("/usr", *places))]
+
+
+def out_of_memory(limits: Limits) -> str:
+    return f"out of memory: more than {limits.memory / 2**20:.0f} MiB"
 
 
 # ------------------------------------------------------------------------------ control groups
@@ -302,14 +329,19 @@ class Cgroup:
         return cls._second(name, limits) or cls._first(name, limits)
 
     @classmethod
+    def of(cls, pid: str, limits: Limits) -> Cgroup | None:
+        """The group of a process that Docker has put there, as far as it can be seen from here."""
+        with contextlib.suppress(OSError, KeyError):
+            own = _groups(pid)
+            if "pids" in own:
+                return cls({kind: Path("/sys/fs/cgroup", kind, own[kind]) for kind in ("memory", "pids")}, limits, 1)
+            return cls(dict.fromkeys(("memory", "pids"), Path("/sys/fs/cgroup", own[""])), limits, 2)
+        return None
+
+    @classmethod
     def _second(cls, name: str, limits: Limits) -> Cgroup | None:
-        with contextlib.suppress(OSError, ValueError):
-            own = next(
-                line[3:].strip()
-                for line in Path("/proc/self/cgroup").read_text().splitlines()
-                if line.startswith("0::")
-            )
-            for parent in (Path("/sys/fs/cgroup") / own.strip("/"), Path("/sys/fs/cgroup")):
+        with contextlib.suppress(OSError, KeyError):
+            for parent in (Path("/sys/fs/cgroup", _groups()[""]), Path("/sys/fs/cgroup")):
                 with contextlib.suppress(OSError):
                     if not {"memory", "pids"} <= set((parent / "cgroup.controllers").read_text().split()):
                         continue
@@ -317,7 +349,7 @@ class Cgroup:
                     folder = parent / name
                     _tidy(parent)
                     folder.mkdir()
-                    (folder / "memory.max").write_text(str(limits.memory))
+                    (folder / "memory.max").write_text(str(limits.memory + RUNNER))
                     (folder / "pids.max").write_text(str(limits.processes))
                     with contextlib.suppress(OSError):
                         (folder / "memory.swap.max").write_text("0")
@@ -328,27 +360,25 @@ class Cgroup:
     def _first(cls, name: str, limits: Limits) -> Cgroup | None:
         made: dict[str, Path] = {}
         try:
-            lines = [line.strip().split(":", 2) for line in Path("/proc/self/cgroup").read_text().splitlines()]
-            for kind, file, value in (("memory", "limit_in_bytes", limits.memory), ("pids", "max", limits.processes)):
-                own = next(path for _, kinds, path in lines if kind in kinds.split(","))
-                folder = Path("/sys/fs/cgroup") / kind / own.strip("/") / name
+            own = _groups()
+            for kind, file, value in (
+                ("memory", "limit_in_bytes", limits.memory + RUNNER),
+                ("pids", "max", limits.processes),
+            ):
+                folder = Path("/sys/fs/cgroup", kind, own[kind], name)
                 _tidy(folder.parent)
                 folder.mkdir()
                 made[kind] = folder
                 (folder / f"{kind}.{file}").write_text(str(value))
-            with contextlib.suppress(
-                OSError, StopIteration
-            ):  # a bomb of processes then gets one share of the processor
-                own = next(path for _, kinds, path in lines if "cpu" in kinds.split(","))
-                folder = Path("/sys/fs/cgroup/cpu") / own.strip("/") / name
+            with contextlib.suppress(OSError, KeyError):  # a bomb of processes then gets one share of the processor
+                folder = Path("/sys/fs/cgroup/cpu", own["cpu"], name)
                 _tidy(folder.parent)
                 folder.mkdir()
                 made["cpu"] = folder
-                (folder / "cpu.shares").write_text(
-                    str(max(2, round(1024 * 1.25 ** -os.nice(0))))
-                )  # as polite as we are
+                share = max(2, round(1024 * 1.25 ** -os.nice(0)))  # as polite as we are
+                (folder / "cpu.shares").write_text(str(share))
             return cls(made, limits, 1)
-        except (OSError, StopIteration):
+        except (OSError, KeyError):
             for folder in made.values():
                 with contextlib.suppress(OSError):
                     folder.rmdir()
@@ -359,10 +389,10 @@ class Cgroup:
         return [str(folder / "cgroup.procs") for folder in dict.fromkeys(self.folders.values())]
 
     def hit(self) -> str | None:
-        files = {1: ("memory.oom_control", "pids.events"), 2: ("memory.events", "pids.events")}[self.version]
+        memory = {1: "memory.oom_control", 2: "memory.events"}[self.version]
         for kind, file, key, words in (
-            ("memory", files[0], "oom_kill", f"out of memory: more than {self.limits.memory / 2**20:.0f} MiB"),
-            ("pids", files[1], "max", f"too many processes: more than {self.limits.processes}"),
+            ("pids", "pids.events", "max", f"too many processes: more than {self.limits.processes}"),
+            ("memory", memory, "oom_kill", out_of_memory(self.limits)),
         ):
             with contextlib.suppress(OSError, ValueError):
                 counts = dict(line.split() for line in (self.folders[kind] / file).read_text().splitlines())
@@ -392,6 +422,15 @@ class Cgroup:
                     break
                 except OSError:  # its last process is still being buried
                     time.sleep(0.05)
+
+
+def _groups(pid: str = "self") -> dict[str, str]:
+    """The path of a process's group for each controller; that of version 2 has no name."""
+    found: dict[str, str] = {}
+    for line in Path("/proc", pid, "cgroup").read_text().splitlines():
+        _, kinds, path = line.split(":", 2)
+        found |= dict.fromkeys(kinds.split(","), path.strip("/"))
+    return found
 
 
 def _tidy(parent: Path) -> None:

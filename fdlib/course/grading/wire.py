@@ -40,6 +40,12 @@ class WireError(Exception):
     """The other side is gone, too late, or does not keep to the protocol."""
 
 
+def _lost(error: OSError) -> WireError:
+    if isinstance(error, TimeoutError):
+        return WireError("no answer in time")
+    return WireError("closed" if isinstance(error, ConnectionError) else f"lost: {error}")
+
+
 class Channel:
     """Messages over a socket. ``deadline`` (of ``time.monotonic``) ends every wait; None waits for ever."""
 
@@ -52,7 +58,7 @@ class Channel:
         try:
             self.connection.sendall(HEAD.pack(len(text), len(blob)) + text + blob)
         except OSError as error:
-            raise WireError(f"could not be written to: {error}") from None
+            raise _lost(error) from None
 
     def receive(self) -> tuple[dict, bytes]:
         json_size, blob_size = HEAD.unpack(self._read(HEAD.size))
@@ -74,7 +80,7 @@ class Channel:
             try:
                 part = self.connection.recv(min(size - len(parts), 2**20))
             except OSError as error:
-                raise WireError("no answer in time" if isinstance(error, TimeoutError) else f"lost: {error}") from None
+                raise _lost(error) from None
             if not part:
                 raise WireError("closed")
             parts += part
