@@ -2,10 +2,9 @@
 
     python benchmarks/flower64.py --data flowers17_64.npz --minutes 20 --teraflops 989 --json FILE     # an H100's bf16 peak
 
-Data: an .npz with ``images`` (N, 64, 64, 3) uint8, ``labels`` (M, 64, 64) uint8 (1 flower, 0 left out, all else background) and
-``labelled_index`` (M,). The model trains on pictures without labels and on the first half of the labelled ones, never seeing a
-label; the map from regions to classes is fitted on that half, and the scores are of the other half, which it never saw. Beside
-them two baselines without learning: all foreground, and a disc in the middle.
+Data, split and scores are those of ``benchmarks/flowers.py``: test pictures never enter training, the map from regions to
+classes is fitted on other labelled pictures, and scores are means over the test pictures, in per cent. Beside them two
+baselines without learning: all foreground, and a disc in the middle.
 
 FLOPs are counted (``benchmarks/costs.py``), so the share of the peak is of useful work. On a CPU, with a ``-laptop`` preset, it
 is a test of this script.
@@ -19,42 +18,31 @@ import time
 from dataclasses import replace
 from pathlib import Path
 
-import numpy as np
 import torch
 import torch.nn.functional as F
 from costs import picture
+from flowers import Flowers, scores
 
 from fdlib import course
 from fdlib.data.photos import ArrayImages
 from fdlib.files import atomic_write
-from fdlib.images import from_uint8
-from fdlib.metrics.segmentation import IGNORE, accuracy, apply_map, dice, hard, iou, match_regions
+from fdlib.metrics.baselines import disc
+from fdlib.metrics.segmentation import apply_map, hard, match_regions
 from fdlib.presets import PRESETS
 from fdlib.training import TrainingState, train
 
 
-def load(path: Path, size: int) -> tuple[np.ndarray, torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]:
-    """Pictures to train on; pictures and labels to fit the map on; pictures and labels to score."""
-    with np.load(path, allow_pickle=False) as file:
-        images, labels, index = file["images"], torch.from_numpy(file["labels"]).long(), file["labelled_index"]
-    labels = torch.where(labels == 0, IGNORE, (labels == 1).long())
-    images = (
-        F.adaptive_avg_pool2d(torch.from_numpy(images).movedim(3, 1).float(), size).round().byte().movedim(1, 3)
-    ).numpy()
-    labels = F.interpolate(labels[:, None].float(), size, mode="nearest")[:, 0].long()
-    half = len(index) // 2
-    unseen = np.zeros(len(images), bool)
-    unseen[index[half:]] = True
-    fit, test = (from_uint8(images[rows]) for rows in (index[:half], index[half:]))
-    return images[~unseen], fit, labels[:half], test, labels[half:]
-
-
-def scores(predicted: torch.Tensor, labels: torch.Tensor) -> dict[str, float]:
-    return {
-        "accuracy": 100 * accuracy(predicted, labels),
-        "iou": 100 * float(iou(predicted, labels, 2)[1]),
-        "dice": 100 * float(dice(predicted, labels, 2)[1]),
-    }
+def load(path: Path, size: int) -> Flowers:
+    """The photos and their split at another size."""
+    data = Flowers(path)
+    if size != data.test.shape[-1]:
+        pixels = torch.from_numpy(data.train).movedim(3, 1).float()
+        data.train = F.adaptive_avg_pool2d(pixels, size).round().byte().movedim(1, 3).numpy()
+        for part in ("fit", "test"):
+            setattr(data, part, F.adaptive_avg_pool2d(getattr(data, part), size))
+            labels = getattr(data, f"{part}_labels")[:, None].float()
+            setattr(data, f"{part}_labels", F.interpolate(labels, size, mode="nearest")[:, 0].long())
+    return data
 
 
 def main() -> None:
@@ -72,7 +60,7 @@ def main() -> None:
     parser.add_argument("--keep", type=Path, help="folder for the model")
     o = parser.parse_args()
     experiment = PRESETS[o.preset][1]
-    training, fit, fit_labels, test, test_labels = load(o.data, experiment.model.image_size)
+    data = load(o.data, experiment.model.image_size)
     device = "cuda" if torch.cuda.is_available() else "cpu"
     config = replace(
         experiment.training, batch_size=o.batch or experiment.training.batch_size, seed=o.seed, workers=0, compile=o.compile,
@@ -87,14 +75,12 @@ def main() -> None:
         marks.append((state.step, time.perf_counter()))
         state.interrupted = time.monotonic() - started > 60 * o.minutes
 
-    state = train(model, objective, ArrayImages(training), config, callbacks=[stop], callback_every=10)
+    state = train(model, objective, ArrayImages(data.train), config, callbacks=[stop], callback_every=10)
     (a, began), (b, ended) = marks[len(marks) // 5], marks[-1]  # without warming up and compiling
     speed = (b - a) * config.batch_size / (ended - began) if b > a else float("nan")
     ema = state.ema.eval()
-    regions = [hard(ema.segment(x.to(device), schedule=objective.schedule).cpu()) for x in (fit, test)]
-    mapping = match_regions(regions[0], fit_labels, 2, count=ema.regions)
-    axis = torch.linspace(-1, 1, test.shape[-1])
-    disc = (axis[:, None] ** 2 + axis**2 < 2 / torch.pi).long().expand(test_labels.shape)
+    regions = [hard(ema.segment(x.to(device), schedule=objective.schedule).cpu()) for x in (data.fit, data.test)]
+    mapping = match_regions(regions[0], data.fit_labels, 2, count=ema.regions)
     report = {
         "device": torch.cuda.get_device_name() if device == "cuda" else f"CPU, {torch.get_num_threads()} threads",
         "preset": o.preset,
@@ -103,10 +89,10 @@ def main() -> None:
         "steps": state.step,
         "images_per_second": speed,
         "share_of_peak": speed * picture(experiment)["flops"] / (o.teraflops * 1e12),
-        "pictures": {"training": len(training), "fit": len(fit), "test": len(test)},
-        "this model": scores(apply_map(regions[1], mapping), test_labels),
-        "all foreground": scores(torch.ones_like(test_labels), test_labels),
-        "a disc in the middle": scores(disc, test_labels),
+        "pictures": {"training": len(data.train), "fit": len(data.fit), "test": len(data.test)},
+        "this model": scores(apply_map(regions[1], mapping), data.test_labels),
+        "all foreground": scores(torch.ones_like(data.test_labels), data.test_labels),
+        "a disc in the middle": scores(disc(data.test, 24 * data.test.shape[-1] / 64), data.test_labels),
     }
     print(json.dumps(report, indent=1))
     if o.json:

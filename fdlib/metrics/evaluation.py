@@ -176,10 +176,8 @@ def _try(compute: Callable[[], Cell]) -> Cell:
 
 
 def generation(e: Evaluation) -> dict[str, tuple[Cell, ...]]:
-    """Table 2.5. The accuracies need a segmenter trained on labels, which is no part of this library."""
-    none = (
-        "not computed: the thesis compares generated masks with a supervised U-Net, which this library does not train"
-    )
+    """Table 2.5. The accuracies need a segmenter trained on the data set's labels; chapter 6 does that for 3D Shapes."""
+    none = "not computed: it needs a U-Net trained on the data set's labels (fdlib.metrics.supervised trains one)"
     sources = {"flower": "flowers102", "cub": "cub200", "ffhq": "ffhq", "imagenet": "imagenet"}
     rows: dict[str, tuple[Cell, ...]] = {}
     for row in TABLES["2.5"].rows:

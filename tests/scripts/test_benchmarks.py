@@ -11,6 +11,7 @@ import torch
 
 from fdlib.metrics.geometry import align_cameras, pose_errors
 from fdlib.metrics.segmentation import adjusted_rand_index, apply_map, iou
+from fdlib.metrics.shapes_test import ShapesTest
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -34,6 +35,57 @@ def test_emergence(tmp_path):
     again = iou(apply_map(regions, mapping), labels, 3)
     assert again.tolist() == pytest.approx(result["per_class_iou"])
     assert "median mIoU" in done.stdout
+
+
+@pytest.mark.slow
+def test_ablations(tmp_path):
+    """Two models in short; the score again from the saved regions; what is there is not run a second time."""
+    command = ["benchmarks/ablations.py", "--seeds", 1, "--models", "concat", "plain", "--steps", 6, "--count", 200,
+               "--test", 40, "--samples", 20, "--tries", 1, "--threads", 1, "--quiet",
+               "--folder", tmp_path / "runs", "--json", tmp_path / "out.json"]  # fmt: skip
+    done = run(*command)
+    assert done.returncode == 0, done.stderr
+    report = json.loads((tmp_path / "out.json").read_text())
+    assert [r["model"] for r in report["runs"]] == ["concat", "plain"] and report["seeds"] == [1]
+    assert "loss_with_other_masks" in report["runs"][0] and "loss_with_other_masks" not in report["runs"][1]
+    for result in report["runs"]:
+        saved = np.load(tmp_path / "runs" / f"{result['model']}-1.npz")
+        test = ShapesTest.render(32, 40)
+        again = iou(
+            apply_map(torch.from_numpy(saved["regions"]).long(), torch.from_numpy(saved["map"])), test.labels, 3
+        )
+        assert again.tolist() == pytest.approx(result["per_class_iou"])
+        assert saved["samples"].shape == (20, 32, 32, 3) and result["frechet"] > 0
+    again = run(*command)
+    assert again.returncode == 0 and "seed 1: mIoU" not in again.stdout
+
+
+FLOWERS = ROOT.parent / "shared" / "data" / "flowers17_64.npz"
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not FLOWERS.is_file(), reason="the photos of flowers are not here")
+def test_flowers(tmp_path):
+    done = run("benchmarks/flowers.py", "--data", FLOWERS, "--train", "factorized", "--steps", 4, "--channels", 8,
+               "--threads", 1, "--quiet", "--folder", tmp_path / "runs", "--json", tmp_path / "out.json")  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    report = json.loads((tmp_path / "out.json").read_text())
+    assert report["pictures"] == {"training": 837, "fit": 323, "test": 323}
+    yardsticks = {name: (s["accuracy"], s["iou"], s["dice"]) for name, s in report["baselines"].items()}
+    assert yardsticks["all foreground"] == pytest.approx((32, 32, 46), abs=2)
+    assert yardsticks["disc of radius 24"] == pytest.approx((81, 59, 71), abs=2)
+    assert yardsticks["GrabCut, border of 3"] == pytest.approx((95, 81, 83), abs=3)
+    (result,) = report["runs"]
+    assert result["oracle"]["iou"] >= result["iou"] and "occupancy" in result["health"]
+
+
+def test_flowers_says_what_is_missing(tmp_path):
+    done = run("benchmarks/flowers.py", "--data", tmp_path / "none.npz")
+    assert done.returncode != 0 and "there is no file" in done.stderr
+    images = np.zeros((4, 64, 64, 3), np.uint8)
+    np.savez(tmp_path / "other.npz", images=images, labels=images[:, :, :, 0], labelled_index=np.arange(4))
+    done = run("benchmarks/flowers.py", "--data", tmp_path / "other.npz")
+    assert done.returncode != 0 and "holds other pictures" in done.stderr
 
 
 @pytest.mark.slow
@@ -72,6 +124,8 @@ def test_poses(tmp_path):
     "script",
     [
         "emergence.py",
+        "ablations.py",
+        "flowers.py",
         "hierarchy.py",
         "poses.py",
         "lego.py",
