@@ -2,6 +2,7 @@
 
     python benchmarks/ablations.py --seeds 0 1 2 --folder runs/ablations --json benchmarks/results/ablations.json
     python benchmarks/ablations.py --seeds 0 --models concat --folder runs/ablations
+    python benchmarks/ablations.py --judge --seeds 0 1 2 --folder runs/ablations --json benchmarks/results/ablations.json
     python benchmarks/ablations.py --cost --folder runs/ablations --json benchmarks/results/ablations.json
 
     parallel    the thesis's model: one decoder, K masked looks at the skips (equations 2.6 and 2.7)
@@ -19,6 +20,9 @@ pictures). A plain U-Net has no masks; its regions are k-means clusters of its f
 Pictures are compared by the offline Fréchet distance between ``--samples`` samples from one and the same noise and as many
 test pictures; "loss" is the denoising error on test pictures, all times alike. Labels enter scores and nothing else.
 
+``--judge`` asks a U-Net that was trained on labels how right the regions of the *samples* are, as in the thesis's table 2.5:
+those that come along with the samples of parallel, against k-means on the features of the plain models on theirs.
+
 Each run leaves a JSON file, its model and an npz (regions, samples) in ``--folder``; runs that are there are not repeated, and an
 interrupted training goes on. ``--json`` merges all that is there.
 """
@@ -32,6 +36,7 @@ import platform
 import statistics
 import subprocess
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -39,17 +44,20 @@ import torch
 from costs import picture
 
 from fdlib import course
+from fdlib.data.shapes3d import Shapes3D, coarse, split_indices
 from fdlib.denoiser import Prediction
 from fdlib.emergence import audition, mask_health
+from fdlib.experiments import load_model
 from fdlib.files import atomic_write
-from fdlib.images import to_uint8
+from fdlib.images import from_uint8, to_uint8
 from fdlib.metrics.baselines import kmeans_features
 from fdlib.metrics.generation import FactorClassifier, draw, frechet_distance
-from fdlib.metrics.segmentation import hard, score_regions
+from fdlib.metrics.segmentation import accuracy, apply_map, hard, iou, match_regions, score_regions
 from fdlib.metrics.shapes_test import CLASSES, ShapesTest
+from fdlib.metrics.supervised import LabelledImages, LabelObjective, classify
 from fdlib.presets import PRESETS, Experiment
 from fdlib.process import DenoisingObjective
-from fdlib.training import train
+from fdlib.training import TrainingConfig, train
 
 PRESET = "regions32"
 MODELS: dict[str, dict[str, object]] = {
@@ -185,6 +193,38 @@ def provenance() -> dict:
     return {"commit": commit.stdout.strip(), "machine": machine}
 
 
+def judged(seeds: list[int], folder: Path, test: ShapesTest, steps: int = 600, pictures: int = 4000) -> dict:
+    """Agreement with a supervised U-Net, pixel by pixel, on the samples of the runs in the folder (table 2.5, bottom)."""
+    indices, _ = split_indices(train=pictures, test=10_000, seed=0)
+    labelled, K = Shapes3D(size=32, indices=indices), PRESETS[PRESET][1].model.regions
+    torch.manual_seed(0)
+    network = replace(PRESETS[PRESET][1].model, regions=len(CLASSES)).build()
+    dataset = LabelledImages(labelled.images(), coarse(labelled.labels(), "three").long())
+    config = TrainingConfig(steps=steps, batch_size=16, learning_rate=2e-3, warmup=50, ema_decay=0.98)
+    network = train(network, LabelObjective(), dataset, config, progress=False).ema.eval()
+    found, truth = classify(network, test.images), test.labels.long()
+    rows = {"judge": {"accuracy": accuracy(found, truth), "miou": float(iou(found, truth, len(CLASSES)).mean())}}
+    schedule = PRESETS[PRESET][1].objective().schedule
+    for seed in seeds:
+        for model in ("parallel", "plain", "plain-wide"):
+            if not (folder / f"{model}-{seed}.npz").is_file():
+                continue
+            with np.load(folder / f"{model}-{seed}.npz") as arrays:
+                samples, mapping = from_uint8(arrays["samples"]), torch.from_numpy(arrays["map"])
+                regions = torch.from_numpy(arrays["sample_regions"]).long() if "sample_regions" in arrays else None
+            answer, ema = classify(network, samples), load_model(folder / f"{model}-{seed}").eval()
+            row = rows.setdefault(model, {"seeds": [], "agreement": []})
+            if regions is None:
+                fit, regions = kmeans_features(ema, test.fit, samples, K, schedule=schedule)
+                mapping = match_regions(fit, test.fit_labels.long(), len(CLASSES), count=K)
+            else:  # the masks of the last evaluation; and those of the finished picture, seen at t = 30
+                again = apply_map(ema.segment(samples, schedule=schedule), mapping)
+                row.setdefault("agreement_at_30", []).append(accuracy(again, answer))
+            row["seeds"].append(seed)
+            row["agreement"].append(accuracy(apply_map(regions, mapping), answer))
+    return rows
+
+
 PROVENANCE: dict[str, str] = {}  # of the code that runs, so taken at the start
 
 
@@ -237,6 +277,7 @@ def main() -> None:
     parser.add_argument("--folder", type=Path, required=True, help="what each run leaves")
     parser.add_argument("--json", type=Path, help="where to merge the runs of the folder")
     parser.add_argument("--cost", action="store_true", help="only measure parameters, FLOPs and time of a step")
+    parser.add_argument("--judge", action="store_true", help="only judge the samples of the runs in the folder")
     parser.add_argument("--rounds", type=int, default=21, help="of --cost")
     parser.add_argument("--quiet", action="store_true", help="no progress bars")
     o = parser.parse_args()
@@ -246,6 +287,14 @@ def main() -> None:
         torch.set_num_threads(o.threads)
     o.folder.mkdir(parents=True, exist_ok=True)
     PROVENANCE.update(provenance())
+    if o.judge:
+        rows = judged(o.seeds, o.folder, ShapesTest.render(32, o.test))
+        print(json.dumps(rows, indent=1))
+        if o.json:
+            report = json.loads(o.json.read_text()) if o.json.is_file() else {}
+            with atomic_write(o.json) as path:
+                path.write_text(json.dumps(report | {"judged": rows}, indent=1) + "\n")
+        return
     if o.cost:
         rows = cost(o.rounds, PRESETS[PRESET][1].training.batch_size)
         for name, row in rows.items():
