@@ -41,8 +41,8 @@
 # | [02 U-Net and sampling](02_unet_and_sampling.ipynb) | a network that paints small rooms with an object, and three samplers in a race | yes |
 # | [03 Mask generator](03_mask_generator.ipynb) | a second decoder that sorts pixels into regions, with nobody telling it which | yes |
 # | [04 Regions appear](04_parallel_decoding.ipynb) | masks that find floor, walls and object, and the ways in which they fail to | yes |
-# | 05 Decoding ablations | the same without its key parts: what breaks, and why | not yet |
-# | 06 Generate and segment | pictures and their segmentation out of the same noise | not yet |
+# | [05 Four ways to use a mask](05_decoding_ablations.ipynb) | the same without its key parts: what breaks, and why | yes |
+# | [06 Paint and segment](06_generate_and_segment.ipynb) | pictures and their segmentation out of the same noise | yes |
 # | 07 Hierarchical 3D Shapes | regions within regions | not yet |
 # | [08 Radiance fields](08_radiance_fields.ipynb) | a 3D scene from views with known cameras | yes |
 # | [09 Pose from denoising](09_pose_from_denoising.ipynb) | the camera of a single noisy picture, without ever being told one | yes |
