@@ -26,7 +26,7 @@ from torch import Tensor, nn
 from fdlib.denoiser import Denoiser, Prediction
 from fdlib.factorized import FactorizedUNet, Segments
 
-MASK_HEAD = "mask_generator.decoder.head."
+_MASK_HEAD = "mask_generator.decoder.head."
 
 
 class HierarchicalUNet(Segments, Denoiser):
@@ -143,7 +143,9 @@ def _children(x: Tensor, m: Tensor, t: Tensor, label: Tensor | None) -> tuple[Te
     return cut, t.repeat_interleave(K), None if label is None else label.repeat_interleave(K)
 
 
-def grow(model: FactorizedUNet | HierarchicalUNet, regions: int | None = None) -> HierarchicalUNet:
+def grow(
+    model: FactorizedUNet | HierarchicalUNet, regions: int | None = None, head_start: float = 0.35
+) -> HierarchicalUNet:
     """The model with one level more: each of its leaves is cut again.
 
     The levels that are there keep their weights. The new one starts as a copy of the last, but for the last convolution of its
@@ -153,6 +155,8 @@ def grow(model: FactorizedUNet | HierarchicalUNet, regions: int | None = None) -
     Args:
         model: trained; it is not changed.
         regions: that each leaf is cut into; as many as in the last level by default.
+        head_start: added to the logit of a node's first part. With 0 every region is cut in the middle at once, whether it
+            has parts or not; with more, a cut must pay before it is made.
 
     Raises:
         TypeError: a model without masks. ValueError: decoding="concat", or what ``HierarchicalUNet`` refuses.
@@ -169,8 +173,10 @@ def grow(model: FactorizedUNet | HierarchicalUNet, regions: int | None = None) -
     for new, old in zip(tree.levels, [*levels, levels[-1]], strict=True):
         weights = old.state_dict()
         if new is tree.levels[-1]:
-            weights |= {name: value for name, value in new.state_dict().items() if name.startswith(MASK_HEAD)}
+            weights |= {name: value for name, value in new.state_dict().items() if name.startswith(_MASK_HEAD)}
         new.load_state_dict(weights)
+    with torch.no_grad():
+        tree.levels[-1].mask_generator.decoder.head.bias[0] += head_start
     return tree.to(next(model.parameters()).device)
 
 

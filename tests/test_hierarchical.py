@@ -145,6 +145,8 @@ def test_growing_keeps_the_levels_and_copies_the_last(regions):
     x_t, t = batch()
     torch.testing.assert_close(coarsen(tree(x_t, t).masks, (*regions, 2), len(regions)), model(x_t, t).masks)
     assert grow(model).regions_per_level == (*regions, regions[-1])
+    bias = [grow(model, 3, head_start=lead).levels[-1].mask_generator.decoder.head.bias for lead in (0, 1.5)]
+    assert bias[0].tolist() == [0, 0, 0] and bias[1].tolist() == [1.5, 0, 0]
     with torch.no_grad():
         head.add_(1)
         tree.levels[0].decoder.head.weight.add_(1)
