@@ -31,7 +31,7 @@ import torch
 
 from fdlib.course.exercises import complete, student_version
 from fdlib.course.grading import report as reports
-from fdlib.course.grading import sandbox, witness
+from fdlib.course.grading import sandbox, submissions, witness
 from fdlib.course.grading.grade import Task, grade_one
 from fdlib.course.grading.judge import Judge, Link, StudentError
 from fdlib.course.grading.sandbox import Cgroup, Limits, Sandbox, choose
@@ -165,7 +165,7 @@ found = []
 for place in ({solutions!r}, {sentinel!r}, {out!r}, {folder!r}):
     if os.path.exists(place):
         found.append(place)
-skip = tuple({{sys.prefix, sys.base_prefix, "/usr", "/proc", "/sys"}})
+skip = tuple({{sys.prefix, sys.base_prefix, "/usr", "/bin", "/sbin", "/lib", "/dev", "/proc", "/sys"}})
 for folder, folders, files in os.walk("/"):
     folders[:] = [name for name in folders if not os.path.join(folder, name).startswith(skip)]
     for name in files:
@@ -574,6 +574,35 @@ def test_two_names_that_look_the_same_are_one_student(tmp_path):
     assert len(found) == 2 and all("2 submissions of one student" in one.problem for one in found)
 
 
+def test_what_is_no_notebook_is_named(tmp_path, monkeypatch):
+    assignment = Assignment.load(instructor(tmp_path), "01")
+    for student, name in (
+        ("Zip", "01_tiny.zip"),
+        ("Script", "01_tiny.py"),
+        ("Ünï", "01 tiny (1).ipynb"),
+        ("Many", "01_tiny.ipynb"),
+    ):
+        (tmp_path / "s" / student).mkdir(parents=True)
+        (tmp_path / "s" / student / name).write_text("\ufeff" + nbformat.writes(submission()), encoding="utf-8")
+    (tmp_path / "s" / "Empty").mkdir()
+    (tmp_path / "s" / "grades.csv").touch()
+    for number in range(6):
+        (tmp_path / "s" / "Many" / str(number)).touch()
+    monkeypatch.setattr(submissions, "MAX_FILES", 6)
+    problems = {one.student: one.problem for one in find(tmp_path / "s", assignment)}
+    assert problems == {
+        "Empty": "there is no notebook in its folder, which is empty",
+        "Many": "its folder holds more than 6 files or 200 MiB",
+        "Script": "there is no notebook in its folder, but 01_tiny.py",
+        "Ünï": None,
+        "Zip": "there is no notebook in its folder, but 01_tiny.zip",
+    }
+    prepare(
+        tmp_path / "s" / "Ünï" / "01 tiny (1).ipynb", assignment
+    )  # with the byte order mark that some editors write
+    assert submissions.strays(tmp_path / "s") == ["grades.csv"]
+
+
 @pytest.mark.parametrize(
     "text",
     [
@@ -649,7 +678,7 @@ def test_the_class_in_numbers_and_pictures(reported):
         "no network" in page
         and "data:image/png;base64," in page
         and "Containment: <b>namespaces</b>" in page
-        and "median" in page
+        and "Median" in page
     )
     for name in re.findall(r'href="(feedback/[^"]+)"', page):
         assert (reported / name).exists()
@@ -1238,4 +1267,6 @@ def test_every_command_has_help(name, capsys):
 
     with pytest.raises(SystemExit) as stop:
         main([name, "--help"])
-    assert stop.value.code == 0 and "usage: python -m fdlib.course" in capsys.readouterr().out
+    said = capsys.readouterr().out
+    assert stop.value.code == 0 and "usage: python -m fdlib.course" in said and "None" not in said
+    assert not re.search(r"^  (-\S+|\w+)( [A-Z]+)?\n(?!   )", said, re.M), "an option without a word about it"

@@ -12,11 +12,25 @@ from fdlib.course.grading.sandbox import KINDS, Limits
 COMMANDS = ("release", "grade", "report", "syllabus")
 
 
+class Show(argparse.ArgumentDefaultsHelpFormatter):
+    """Shows defaults, where there are any."""
+
+    def _get_help_string(self, action):
+        return action.help if action.default is None else super()._get_help_string(action)
+
+
 def add(commands, root: Path) -> None:
     """Add the commands to an argparse sub-parser."""
-    show = argparse.ArgumentDefaultsHelpFormatter
-    zipped = commands.add_parser(
-        "release", help="a zip of exercises for students, without solutions", formatter_class=show
+
+    def command(name: str, help: str, more: str):
+        return commands.add_parser(
+            name, help=help, description=f"{help[0].upper()}{help[1:]}. {more}", formatter_class=Show
+        )
+
+    zipped = command(
+        "release",
+        "a zip of exercises for students, without solutions",
+        "The same checkout gives the same bytes.",
     )
     zipped.add_argument("--out", type=Path, default=Path("build/fdlib-exercises.zip"), help="the zip to write")
     zipped.add_argument(
@@ -27,7 +41,12 @@ def add(commands, root: Path) -> None:
         help="what students' pip installs fdlib from, such as git+https://… of your fork; the course's own if left out",
     )
 
-    marks = commands.add_parser("grade", help="grade a folder of submissions, each behind walls", formatter_class=show)
+    marks = command(
+        "grade",
+        "grade a folder of submissions, each behind walls",
+        "Stopped, it goes on with the same command; what has not changed is not graded again. Then run `report`. "
+        "INSTRUCTORS.md says what the walls hold, and what not.",
+    )
     marks.add_argument("folder", type=Path, help="holds a folder, or a notebook, for each student")
     marks.add_argument(
         "--exercise", required=True, metavar="NN", help="which notebook was handed in, by name or number"
@@ -52,12 +71,14 @@ def add(commands, root: Path) -> None:
         marks.add_argument(f"--{name}", type=int, default=value // 2**20, metavar="MIB", help=what)
     marks.add_argument("--processes", type=int, default=usual.processes, help="processes and threads at a time")
 
-    points = commands.add_parser(
-        "report", help="points (CSV), feedback (HTML), statistics of a graded class", formatter_class=show
+    points = command(
+        "report",
+        "points (CSV), feedback (HTML), statistics of a graded class",
+        "Writes OUT/report and adds to OUT/by_hand.csv a row for each open answer: fill in points and comment, and run it again.",
     )
     points.add_argument("out", type=Path, help="the folder that `grade` wrote, such as build/grading/01_ddpm_basics")
-    plan = commands.add_parser("syllabus", help="ten weeks, computed from the notebooks", formatter_class=show)
-    plan.add_argument("--weeks", type=int, default=10)
+    plan = command("syllabus", "ten weeks, computed from the notebooks", "With reading, minutes and points.")
+    plan.add_argument("--weeks", type=int, default=10, help="into how many weeks the chapters are put")
     plan.add_argument("--out", type=Path, help="a Markdown file; printed if left out")
 
 

@@ -29,7 +29,7 @@ from pathlib import Path
 
 from fdlib.course.grading import witness
 from fdlib.course.grading.sandbox import Limits, Sandbox, choose, end_containers
-from fdlib.course.grading.submissions import Assignment, Prepared, Refused, Submission, find, prepare
+from fdlib.course.grading.submissions import Assignment, Prepared, Refused, Submission, find, prepare, strays
 from fdlib.files import atomic_write
 
 MAX_SAID = 32 * 2**20  # bytes that a runner may print in all
@@ -108,11 +108,7 @@ def grade_one(task: Task) -> dict:
 def _run(task: Task, prepared: Prepared) -> Run:
     import nbformat
 
-    from fdlib.course.grading.judge import Judge, Link
-    from fdlib.course.grading.wire import Channel, WireError
-
-    judge, limits = Judge(task.assignment.notebook), task.limits
-    run = Run({})
+    run, limits = Run({}), task.limits
     place = Path(tempfile.mkdtemp(prefix="s", dir=task.scratch))
     files, channel = place / "files", place / "channel"
     for folder, mode in ((place, 0o711), (channel, 0o755)):
@@ -127,7 +123,6 @@ def _run(task: Task, prepared: Prepared) -> Run:
     command = [sys.executable, "-I", "-m", "fdlib.course.grading.runner", "{channel}/notebook.ipynb"]
     command += [str(limits.cell_seconds), str(limits.patience)]
     deadline = time.monotonic() + limits.patience * limits.seconds
-    connection = None
     server = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
     try:
         server.bind(str(channel / "socket"))
@@ -135,37 +130,7 @@ def _run(task: Task, prepared: Prepared) -> Run:
         server.listen(1)
         with Sandbox(task.kind, files, channel, command, limits, task.slot) as sandbox:
             listener = Listener(sandbox.process.stdout)
-            try:
-                while time.monotonic() < deadline:
-                    if hit := sandbox.hit():
-                        run.reason = hit
-                        break
-                    waiting = connection or server
-                    if not select.select([waiting], [], [], 0.1)[0]:
-                        if sandbox.process.poll() is not None:
-                            break
-                        continue
-                    if connection is None:
-                        connection, _ = server.accept()
-                        link = Link(Channel(connection))
-                        continue
-                    link.channel.deadline = min(deadline, time.monotonic() + 6 * GRACE)
-                    words, _ = link.channel.receive()
-                    name = words.get("check")
-                    if words.get("op") == "ready" and name in judge.sources and name not in run.verdicts:
-                        seconds = min(limits.patience * limits.cell_seconds + GRACE, deadline - time.monotonic())
-                        run.verdicts[name] = (False, "the notebook's process was lost during this check")
-                        verdict = judge.check(name, link, seconds, name in task.together)
-                        run.verdicts[name] = (verdict.passed, verdict.message)
-                    link.channel.deadline = time.monotonic() + GRACE
-                    link.channel.send({"op": "done"})
-                else:
-                    run.reason = f"time is up: more than {limits.patience * limits.seconds:.0f} s by the clock"
-            except WireError as error:
-                if str(error) == "no answer in time":
-                    run.reason = "the notebook's process did not answer the judge in time"
-                elif str(error) != "closed":
-                    run.reason = f"the notebook's process answered the judge with {error}"
+            _converse(task, run, server, sandbox, deadline)
             with contextlib.suppress(Exception):  # the runner has a moment to say how it ended
                 sandbox.process.wait(timeout=0 if run.reason else min(GRACE, max(0.1, deadline - time.monotonic())))
             listener.join(timeout=1)
@@ -176,11 +141,12 @@ def _run(task: Task, prepared: Prepared) -> Run:
                 run.seen.append("spoke to the judge over a connection of its own (only the first is heard)")
     finally:
         server.close()
-        if connection is not None:
-            connection.close()
         shutil.rmtree(place, ignore_errors=True)
     if not listener.events and code is not None and not hit:  # the first is said before any student's code can run
-        raise RuntimeError(f"the jail could not be built: {sandbox.account[:500] or f'exit status {code}'}")
+        complaint = "" if sandbox.account.startswith("{") else sandbox.account[:500]
+        raise RuntimeError(
+            f"nothing could be started behind the walls: {complaint or f'exit status {code}, perhaps for lack of memory'}"
+        )
     run.reason = hit or run.reason or _how_it_ended(listener, code)
     if run.reason:
         run.status = "stopped"
@@ -188,6 +154,43 @@ def _run(task: Task, prepared: Prepared) -> Run:
     run.outputs = _outputs(listener, prepared)
     run.seen += _seen(listener, sandbox)
     return run
+
+
+def _converse(task: Task, run: Run, server: socket.socket, sandbox: Sandbox, deadline: float) -> None:
+    """Judge each check as the notebook arrives at it, until its process ends or must be ended, for ``run.reason``."""
+    from fdlib.course.grading.judge import Judge, Link
+    from fdlib.course.grading.wire import Channel, WireError
+
+    judge, limits, link = Judge(task.assignment.notebook), task.limits, None
+    with contextlib.ExitStack() as stack:
+        try:
+            while time.monotonic() < deadline:
+                if hit := sandbox.hit():
+                    run.reason = hit
+                    return
+                if not select.select([link.channel.connection if link else server], [], [], 0.1)[0]:
+                    if sandbox.process.poll() is not None:
+                        return
+                    continue
+                if link is None:
+                    link = Link(Channel(stack.enter_context(server.accept()[0])))
+                    continue
+                link.channel.deadline = min(deadline, time.monotonic() + 6 * GRACE)
+                words, _ = link.channel.receive()
+                name = words.get("check")
+                if words.get("op") == "ready" and name in judge.sources and name not in run.verdicts:
+                    seconds = min(limits.patience * limits.cell_seconds + GRACE, deadline - time.monotonic())
+                    run.verdicts[name] = (False, "the notebook's process was lost during this check")
+                    verdict = judge.check(name, link, seconds, name in task.together)
+                    run.verdicts[name] = (verdict.passed, verdict.message)
+                link.channel.deadline = time.monotonic() + GRACE
+                link.channel.send({"op": "done"})
+            run.reason = f"time is up: more than {limits.patience * limits.seconds:.0f} s by the clock"
+        except WireError as error:
+            if str(error) == "no answer in time":
+                run.reason = "the notebook's process did not answer the judge in time"
+            elif str(error) != "closed":
+                run.reason = f"the notebook's process answered the judge with {error}"
 
 
 def _how_it_ended(listener: Listener, code: int | None) -> str:
@@ -361,6 +364,8 @@ def grade(
     limits, jobs = limits or Limits(), jobs or os.cpu_count() or 1
     assignment = Assignment.load(solutions, exercise)
     submissions = find(folder, assignment)
+    if beside := strays(folder):
+        say(f"not looked at, neither a folder nor a notebook: {', '.join(beside[:10])}")
     kind, tried = choose(containment)
     for line in tried:
         say(f"not available here: {line}")

@@ -57,7 +57,7 @@ class Watch(threading.Thread):
                     os.kill(pid, signal.SIGKILL)
 
     def pass_on(self) -> None:
-        if text := os.pread(self.notes, 2 * MAX_SIZE, self.passed_on):
+        if text := os.pread(self.notes, MAX_SIZE + 1000 - self.passed_on, self.passed_on):  # it could grow for ever
             self.passed_on += len(text)
             say(event="seen", text=text.decode(errors="replace"))
 

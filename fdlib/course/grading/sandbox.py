@@ -218,7 +218,8 @@ class Sandbox:
         if _docker("image", "inspect", IMAGE).returncode:
             _docker("import", "-", IMAGE, input=bytes(10240))  # an empty tar
         limits, user = self.limits, self.uid or os.getuid()
-        (self.place / "passwd").write_text(f"student:x:{user}:{user}:student:{HOME}:/bin/sh\n")
+        passwd = self.place / "passwd"
+        passwd.write_text(f"student:x:{user}:{user}:student:{HOME}:/bin/sh\n")
         options = ["--read-only", f"--name={self.name}", f"--label=fdlib={os.getpid()}", f"--user={user}:{user}"]
         options += ["--network=none", "--ipc=private", "--cap-drop=ALL", "--security-opt=no-new-privileges"]
         options += [f"--memory={limits.memory + RUNNER}", f"--memory-swap={limits.memory + RUNNER}"]
@@ -228,7 +229,8 @@ class Sandbox:
         options += [f"--tmpfs={place}:rw,exec,mode=777,size={limits.disk}" for place in (HOME, "/tmp", "/dev/shm")]
         views = {place: place for place in ("/usr", "/bin", "/sbin", "/lib", "/lib64", *visible())}
         views |= {f"/etc/{name}": f"/etc/{name}" for name in jail.ETC}
-        views |= {"/etc/passwd": self.place / "passwd", "/files": self.place / "home", "/channel": self.channel}
+        passwd.chmod(0o644)
+        views |= {"/etc/passwd": passwd, "/files": self.place / "home", "/channel": self.channel}
         for inside, here in views.items():
             if os.path.exists(here):
                 options.append(f"--mount=type=bind,readonly,source={os.path.realpath(here)},target={inside}")

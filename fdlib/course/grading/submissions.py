@@ -20,7 +20,7 @@ from fdlib.course.exercises import Exercise, read
 if TYPE_CHECKING:
     from nbformat import NotebookNode
 
-MAX_NOTEBOOK, MAX_FOLDER = 20 * 2**20, 200 * 2**20  # bytes
+MAX_NOTEBOOK, MAX_FOLDER, MAX_FILES = 20 * 2**20, 200 * 2**20, 5000  # bytes, bytes, files
 LEAST_KNOWN = 0.3  # the share of its nbgrader cells that a notebook must have in common with the assignment
 HOOK = '__import__("fdlib.course.grading.worker", fromlist=["serve"]).serve({!r}, globals())'
 
@@ -140,6 +140,11 @@ def find(folder: Path, assignment: Assignment) -> list[Submission]:
     return sorted(found, key=lambda submission: (submission.student.casefold(), str(submission.notebook)))
 
 
+def strays(folder: Path) -> list[str]:
+    """What lies beside the submissions and is none: a list of the learning-management system's, or a zip nobody unpacked."""
+    return [p.name for p in sorted(folder.iterdir()) if p.is_file() and p.suffix != ".ipynb" and p.name[0] != "."]
+
+
 def _in_folder(path: Path, assignment: Assignment) -> Submission:
     student = _name(path.name)
     notebooks = [
@@ -148,12 +153,15 @@ def _in_folder(path: Path, assignment: Assignment) -> Submission:
     links = [p for p in notebooks if p.is_symlink() or not p.resolve().is_relative_to(path.resolve())]
     notebooks = [p for p in notebooks if p not in links and p.is_file()]
     if not notebooks:
-        problem = (
-            "its notebook is a link to somewhere else: not followed" if links else "there is no notebook in its folder"
+        there = ", ".join(sorted(_name(p.name) for p in path.iterdir())[:3])[:100]
+        problem = "there is no notebook in its folder" + (f", but {there}" if there else ", which is empty")
+        return Submission(
+            student, None, path, "its notebook is a link to somewhere else: not followed" if links else problem
         )
-        return Submission(student, None, path, problem)
-    if sum(p.stat().st_size for p in Submission(student, None, path).files()) > MAX_FOLDER:
-        return Submission(student, None, path, f"its folder is larger than {MAX_FOLDER / 2**20:.0f} MiB")
+    files = Submission(student, None, path).files()
+    if len(files) > MAX_FILES or sum(p.stat().st_size for p in files) > MAX_FOLDER:
+        too_much = f"its folder holds more than {MAX_FILES} files or {MAX_FOLDER / 2**20:.0f} MiB"
+        return Submission(student, None, path, too_much)
     shares = {p: _share(p, assignment) for p in notebooks}
     best = max(shares.values())
     likely = [p for p, share in shares.items() if share == best]
@@ -188,7 +196,7 @@ def _load(path: Path) -> NotebookNode:
     try:
         if path.stat().st_size > MAX_NOTEBOOK:
             raise Refused(f"the notebook is larger than {MAX_NOTEBOOK / 2**20:.0f} MiB")
-        notebook = nbformat.reads(path.read_text(encoding="utf-8"), as_version=4)
+        notebook = nbformat.reads(path.read_text(encoding="utf-8-sig"), as_version=4)
         for cell in notebook.cells:
             if not isinstance(cell.source, str) or cell.cell_type not in ("code", "markdown", "raw"):
                 raise ValueError("a cell that is none")
