@@ -5,6 +5,7 @@
     sandbox       the same from outside: which walls this system has, starting a jail, ending all that lives in it
     runner        inside: the notebook's cells in order, in a Jupyter kernel
     worker        inside the kernel: lends the student's objects to the judge
+    witness       inside the kernel: notes what reaches beyond the submission's folder; informs a person, grades nothing
     wire          what crosses the wall: data in one direction, never code
     judge         outside: runs the instructor's checks on objects that stay inside
     grade         a class: in parallel, resumable

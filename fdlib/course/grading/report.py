@@ -211,6 +211,7 @@ def statistics(results: list[dict], names: list[str], run: dict) -> str:
     figure = Figure(figsize=(10, 4), layout="constrained")
     left, right = figure.subplots(1, 2)
     left.hist(totals, bins=[most * i / 10 for i in range(11)], color="#4477aa", edgecolor="white")
+    left.yaxis.get_major_locator().set_params(integer=True)
     left.set(xlabel=f"points of {_number(most)}", ylabel="students", title="points so far")
     parts = results[0]["exercises"]
     rates, labels = [], []
@@ -244,8 +245,9 @@ def statistics(results: list[dict], names: list[str], run: dict) -> str:
         *(f"<br>Not available: {say(tried)}" for tried in run.get("tried", [])),
         "</p><img alt='histogram of points, and the share of points reached in each exercise' "
         f"src='data:image/png;base64,{picture}'>",
-        '<p>Students see their own feedback, not this page. <span class="open">In brown</span>: what a submission tried beyond '
-        "its own folder. It changes no grade, and a student can fake or hide it.</p>",
+        "<p>Students see their own feedback, not this page.",
+        '<span class="open">In brown</span>: what a submission tried beyond its own folder. It changes no grade, and a student '
+        "can fake or hide it." * any(result.get("seen") for result in results),
         "<table><tr><th>student<th>points<th>waiting<th>status<th>reason, notes</tr>",
     ]
     for result, name in zip(results, names):
