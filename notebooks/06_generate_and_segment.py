@@ -324,6 +324,9 @@ def error(network, labels):
 
 before, right, wrong = error(untrained, shapes), error(conditional, shapes), error(conditional, (shapes + 1) % len(SHAPES))
 print(f"error on test pictures: untrained {before:.3f}; trained, told the right shape {right:.4f}, told a wrong one {wrong:.4f}")
+x, told_shape = test.images[:100].to(device), {"label": shapes.to(device)}
+mirrored = conditional.segment(x.flip(3), **told_shape).argmax(1).flip(2) == conditional.segment(x, **told_shape).argmax(1)
+print(f"mirror test (chapter 4): {float(mirrored.float().mean()):.2f}; if that is low, the regions are stripes: take another seed")
 asked = {name: draw(conditional, schedule, 8, steps=20, label=k, seed=1) for k, name in enumerate(SHAPES)}
 viz.show_rows({key: value for name, (images, regions) in asked.items() for key, value in (
     (name, images), (" " * len(name), viz.overlay_masks(images, regions.long(), 1.0)))}, caption="Asked for each shape, from the same noise")
