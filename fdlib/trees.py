@@ -3,11 +3,13 @@
     tree_view(image, masks, model.regions_per_level)
 
 One row a level. A row shows the regions that the open node of the row above is cut into, each as the part of the image that
-it holds, and a button that opens it. Exported to HTML without a kernel it leaves the whole tree as a still picture.
+it holds, and a button that opens it. Pages without a kernel get the whole tree too, as parts of the page that open at a click.
 """
 
 from __future__ import annotations
 
+import os
+import sys
 from collections.abc import Sequence
 
 import torch
@@ -18,6 +20,9 @@ from fdlib.images import Images, as_pixels, image_grid, png_bytes
 
 try:
     import ipywidgets
+    from IPython.display import display
+
+    from fdlib.widgets import display_still, embedded
 except ImportError as error:
     raise ImportError("fdlib.trees needs ipywidgets: pip install 'fdlib[course]'") from error
 
@@ -60,13 +65,12 @@ class TreeView(ipywidgets.VBox):
         name = f"level {level + 1}" + (f", inside {'.'.join(map(str, above))}" if above else "")
         cells, buttons = [], []
         for k in range(self._regions[level]):
-            mask = self._mask((*above, k))
-            part = self._image * mask + GREY * (1 - mask)
-            picture = ipywidgets.Image(value=png_bytes(image_grid(part[None] * 2 - 1, 1)), format="png", width=SIDE)
+            picture, share = self._part((*above, k))
+            picture = ipywidgets.Image(value=picture, format="png", width=SIDE)
             picture.add_class("fdlib-picture")
             cut = level < len(self._regions) - 1
             button = ipywidgets.Button(
-                description=f"{k}: {mask.mean():.0%}" + (" ▾" if k == opened else " ▸" if cut else ""),
+                description=f"{k}: {share:.0%}" + (" ▾" if k == opened else " ▸" if cut else ""),
                 tooltip="cut further" if cut else "a leaf",
                 disabled=not cut,
                 layout={"width": f"{SIDE}px"},
@@ -77,11 +81,39 @@ class TreeView(ipywidgets.VBox):
         self.buttons.append(buttons)
         return ipywidgets.VBox([ipywidgets.HTML(name), ipywidgets.HBox(cells)])
 
-    def _mask(self, path: tuple[int, ...]) -> Tensor:
+    def _part(self, path: tuple[int, ...]) -> tuple[bytes, float]:
+        """A PNG of what the node at ``path`` holds of the image, and how much that is."""
         node = 0
         for k, K in zip(path, self._regions):
             node = node * K + k
-        return self._levels[len(path) - 1][node]
+        mask = self._levels[len(path) - 1][node]
+        part = self._image * mask + GREY * (1 - mask)
+        return png_bytes(image_grid(part[None] * 2 - 1, 1)), float(mask.mean())
+
+    def _page(self, path: tuple[int, ...] = ()) -> str:
+        """The children of the node at ``path`` as HTML; what is cut further opens at a click, without a kernel."""
+        cells = []
+        for k in range(self._regions[len(path)]):
+            below = (*path, k)
+            picture, share = self._part(below)
+            shown = f"{embedded(picture, f'region {below}', SIDE)}<br>{'.'.join(map(str, below))}: {share:.0%}"
+            if len(below) < len(self._regions):
+                is_open = " open" if below == self.path[: len(below)] else ""
+                shown = f"<details{is_open}><summary>{shown}</summary>{self._page(below)}</details>"
+            cells.append(f'<div style="margin:4px;padding:4px;border:1px solid #bbb">{shown}</div>')
+        return f'<div style="display:flex;flex-wrap:wrap;align-items:flex-start">{"".join(cells)}</div>'
+
+    def _ipython_display_(self, **kwargs) -> None:
+        """The tree for pages without widgets, then the widget itself; in an export the first alone."""
+        exported = os.environ.get("FDLIB_EXPORT", "") not in ("", "0")
+        if exported or "google.colab" not in sys.modules:  # Colab would show both
+            display_still(self._page())
+        if exported:
+            return
+        if hasattr(super(), "_ipython_display_"):  # ipywidgets 7, which Colab has
+            super()._ipython_display_(**kwargs)
+        else:
+            display(self._repr_mimebundle_(**kwargs), raw=True)
 
 
 def tree_view(image: Images, masks: Tensor, regions: Sequence[int]) -> TreeView:

@@ -40,10 +40,14 @@ EXPORTED = 32  # pictures of a slider that has to do without a kernel
 
 # Pages without widgets keep the still; where the slider itself was drawn after it, it hides. The outputs of a cell are
 # siblings in JupyterLab, Notebook 7 and exported pages alike.
-_STILL = """<style>
-.jp-OutputArea-child:has(.fdlib-still):has(+ .jp-OutputArea-child .fdlib-picture) {{ display: none }}
-</style><figure class="fdlib-still" style="margin:0">{picture}
-<figcaption>{caption} (The slider needs a running notebook.)</figcaption></figure>"""
+_HIDE = """<style>
+.jp-OutputArea-child:has(.fdlib-still):has(+ .jp-OutputArea-child .fdlib-picture) { display: none }
+</style>"""
+
+
+def display_still(body: str) -> None:
+    """Put HTML into the page that hides itself wherever the widget drawn next is shown."""
+    display(HTML(f'{_HIDE}<figure class="fdlib-still" style="margin:0">{body}</figure>'), metadata={"fdlib": "still"})
 
 
 class PictureSlider(ipywidgets.VBox):
@@ -123,8 +127,8 @@ class PictureSlider(ipywidgets.VBox):
         if "google.colab" not in sys.modules:  # Colab puts outputs together in another way: both would be seen
             where = self._labels[self.value] if self._labels is not None else self.value
             text = html.escape(f"{self._description} = {where}")
-            still = _img(self.picture.value, text, int(self.picture.width))
-            display(HTML(_STILL.format(picture=still, caption=text)), metadata={"fdlib": "still"})
+            still = embedded(self.picture.value, text, int(self.picture.width))
+            display_still(f"{still}<figcaption>{text} (The slider needs a running notebook.)</figcaption>")
         if hasattr(super(), "_ipython_display_"):  # ipywidgets 7, which Colab has
             super()._ipython_display_(**kwargs)
         else:
@@ -249,7 +253,7 @@ class LivePicture:
         if not _in_notebook():
             return
         text = html.escape(caption)
-        image = _img(png_bytes(self.pixels), text, _width(self.pixels, self._scale, picture))
+        image = embedded(png_bytes(self.pixels), text, _width(self.pixels, self._scale, picture))
         figure = HTML(f'<figure style="margin:0">{image}<figcaption>{text}</figcaption></figure>')
         if self._handle is None:
             self._handle = display(figure, display_id=True)
@@ -364,7 +368,8 @@ def _width(pixels: np.ndarray, scale: int | None, frame: Any) -> int:
     return min(WIDEST, width if _is_drawing(frame) else width * max(1, min(4, WIDEST // width)))
 
 
-def _img(png: bytes, text: str, width: int) -> str:
+def embedded(png: bytes, text: str, width: int) -> str:
+    """An <img> that carries its picture with it."""
     data = base64.b64encode(png).decode()
     style = "image-rendering:pixelated;max-width:100%"
     return f'<img alt="{text}" width="{width}" style="{style}" src="data:image/png;base64,{data}">'

@@ -52,6 +52,34 @@ def test_a_region_is_shown_where_it_is():
     assert picture[height // 2, width // 4].min() == 255 and abs(int(picture[height // 2, 3 * width // 4, 0]) - 128) < 2
 
 
+def test_a_page_without_a_kernel_gets_the_whole_tree(monkeypatch):
+    import sys
+    import types
+
+    from fdlib import trees, widgets
+
+    shown = []
+    for module in (trees, widgets):
+        monkeypatch.setattr(module, "display", lambda *objects, **options: shown.append(objects[0]))
+    view = tree_view(IMAGE, leaves(3, 2), (3, 2))
+    view.unfold((1,))
+    view._ipython_display_()
+    page = shown[0].data
+    assert len(shown) == 2 and "fdlib-still" in page
+    assert page.count("<img") == 3 + 6 and page.count("<details") == 3, "three regions that open, six leaves in them"
+    assert page.index("<details open>") > page.index("<details>"), "the open branch is the second"
+    for inside in ("0: ", "2: ", "1.0: ", "2.1: "):
+        assert f"<br>{inside}" in page
+    shown.clear()
+    monkeypatch.setitem(sys.modules, "google.colab", types.ModuleType("google.colab"))
+    view._ipython_display_()
+    assert len(shown) == 1 and not hasattr(shown[0], "data"), "Colab shows the widget, and nothing twice"
+    monkeypatch.setenv("FDLIB_EXPORT", "1")
+    shown.clear()
+    view._ipython_display_()
+    assert len(shown) == 1 and "<details" in shown[0].data
+
+
 @pytest.mark.parametrize("path", [(3,), (0, 0), (-1,)])
 def test_a_path_to_no_node(path):
     with pytest.raises(ValueError, match="path must name a node"):
