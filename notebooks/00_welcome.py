@@ -43,7 +43,7 @@
 # | [04 Regions appear](04_parallel_decoding.ipynb) | masks that find floor, walls and object, and the ways in which they fail to | yes |
 # | [05 Four ways to use a mask](05_decoding_ablations.ipynb) | the same without its key parts: what breaks, and why | yes |
 # | [06 Paint and segment](06_generate_and_segment.ipynb) | pictures and their segmentation out of the same noise | yes |
-# | 07 Hierarchical 3D Shapes | regions within regions | not yet |
+# | [07 Masks within masks](07_hierarchical_shapes3d.ipynb) | regions within regions, and what they are worth | yes |
 # | [08 Radiance fields](08_radiance_fields.ipynb) | a 3D scene from views with known cameras | yes |
 # | [09 Pose from denoising](09_pose_from_denoising.ipynb) | the camera of a single noisy picture, without ever being told one | yes |
 # | [10 Pose distribution 360](10_pose_distribution_360.ipynb) | views from all around, where nobody knows the cameras and one guess is not enough | yes |

@@ -160,6 +160,24 @@ def test_only_models_with_masks_grow():
         grow(FactorizedUNet(16, **SMALL, regions=3, decoding="concat"))
 
 
+def test_memory_grows_no_faster_than_the_leaves():
+    def kept(regions):
+        """Bytes that a forward pass keeps for the backward pass."""
+        net, storages = make(regions=regions), {}
+
+        def pack(tensor):
+            storages[tensor.untyped_storage().data_ptr()] = tensor.untyped_storage()
+            return tensor
+
+        with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
+            net(*batch())
+        return sum(storage.nbytes() for storage in storages.values())
+
+    sizes = [kept((K, K)) for K in (2, 4, 8)]  # 4, 16 and 64 leaves
+    assert sizes[1] < 4 * sizes[0] and sizes[2] < 4 * sizes[1]
+    assert sizes[2] - sizes[1] > 2 * (sizes[1] - sizes[0]), "the test sees memory at all"
+
+
 def test_it_generates_pictures_with_their_tree():
     net = make(regions=(2, 2))
     made = generate(net, NoiseSchedule.linear(1000), torch.randn(2, 3, 16, 16), steps=3, progress=False)
