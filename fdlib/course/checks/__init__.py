@@ -75,6 +75,11 @@ def close(got: Tensor, right: Tensor, rtol: float = RELATIVE, atol: float = ABSO
     return got.shape == right.shape and torch.allclose(got, right.to(got.dtype), rtol=rtol, atol=atol)
 
 
+def touched(given: Tensor, before: Tensor) -> bool:
+    """Whether an answer changed a tensor that it was given. In the grader it gets a copy, and the judge leaves a mark."""
+    return getattr(given, "touched_by_answer", False) or not torch.equal(given, before)
+
+
 def compare(
     got,
     right,
