@@ -57,7 +57,10 @@ def claims_of(notebook):
 
 
 def run(notebook, folder):
-    """Execute all cells, whatever they raise; the kernel inherits the environment."""
+    """Execute the cells up to the last claim, whatever they raise; the kernel inherits the environment."""
+    claims = {id(cell) for cell in claims_of(notebook)}
+    last = max((i for i, cell in enumerate(notebook.cells) if id(cell) in claims), default=len(notebook.cells))
+    notebook.cells = notebook.cells[: last + 1]
     NotebookClient(
         notebook,
         timeout=CELL_TIMEOUT_S,
