@@ -12,7 +12,8 @@ Three models for each seed, none of which sees a label:
 All start with the first seed that passes the mirror test (``fdlib.emergence.audition``). The flat ones take as many steps as fit
 into the seconds that both parts of the tree took (at most five times the preset's). Scores are of held-out pictures by the
 official camera and through windows (``ShapesTest``); k-means with 9 colours stands beside them. Fine labels: sky, left wall,
-right wall, floor, shadow, object.
+right wall, floor, shadow, object. Beside a tree's own leaves stand those that are left when cuts which explain less than a
+quarter of their region's colours are taken back (``fdlib.hierarchical.prune``; decided on training pictures, without a label).
 
 ``--save DIR`` writes an npz for each model: pictures' indices, fine and coarse labels, leaves (uint8); maps are in the JSON.
 ``--keep DIR`` holds the runs; one that was interrupted goes on where it was.
@@ -39,7 +40,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from fdlib.data.shapes3d import LABELS
 from fdlib.emergence import audition
 from fdlib.files import atomic_write
-from fdlib.hierarchical import HierarchicalUNet, coarsen, grow
+from fdlib.hierarchical import HierarchicalUNet, coarsen, explained, grow, prune
 from fdlib.metrics.baselines import kmeans_colours
 from fdlib.metrics.segmentation import adjusted_rand_index, best_overlap, foreground_ari, hard
 from fdlib.metrics.shapes_test import ShapesTest
@@ -47,6 +48,7 @@ from fdlib.presets import PRESETS, Experiment
 from fdlib.training import TrainingState, train
 
 STEPS = {"ci": (20, 10), "laptop": None, "gpu": (20_000, 10_000)}  # before and after growing; None: as the presets say
+SAYS_NOTHING = 0.25  # a cut that explains less of a region's colours is taken back in the pruned tree
 MODELS = ("tree", "flat-9", "flat-first")
 BACKGROUND = [LABELS.index(name) for name in ("sky", "left wall", "right wall", "floor")]
 OBJECT, SHADOW = LABELS.index("object"), LABELS.index("shadow")
@@ -148,6 +150,12 @@ def score(model: torch.nn.Module, tests: dict[str, ShapesTest]) -> tuple[dict, d
         result[name]["level_1"] = leaves_score(hard(top[1]), test, top[1].shape[1])
         result[name] |= leaves_score(leaves, test, model.regions)
         saved[name] = leaves
+        if isinstance(model, HierarchicalUNet):  # which cuts stay is decided on training pictures, without a label
+            said = explained(test.fit, fit_masks, model.regions_per_level)
+            pruned = hard(prune(masks, model.regions_per_level, said > SAYS_NOTHING))
+            result[name]["explained"] = said.tolist()
+            result[name]["pruned"] = leaves_score(pruned, test, model.regions)
+            saved[f"{name}_pruned"] = pruned
     return result, saved
 
 
@@ -266,6 +274,7 @@ def main() -> None:
                 with atomic_write(options.save / f"{name}-{seed}.npz") as path, open(path, "wb") as file:
                     arrays = {f"{key}_{what}": value for key, test in tests.items() for what, value in
                               (("leaves", leaves[key]), ("fine", test.fine), ("labels", test.labels))}  # fmt: skip
+                    arrays |= {f"{key}_leaves": value for key, value in leaves.items() if key.endswith("pruned")}
                     np.savez_compressed(
                         file, indices=tests["plain"].indices.numpy(),
                         **{key: value.numpy().astype(np.uint8) for key, value in arrays.items()},

@@ -12,7 +12,8 @@ Deeper than two levels the thesis gives no formula. Its own one, read as a recur
 A *leaf* is a path i, j, ... down the tree. Its mask is the product of the masks along it, so leaves sum to their parent, and all
 of them to 1. Inner levels need no masks of their own: ``coarsen`` adds up a node's leaves.
 
-A tree can be trained at once, or grown: train a level, ``grow`` the next below it, train on.
+A tree can be trained at once, or grown: train a level, ``grow`` the next below it, train on. Every region is cut, also one that
+is one thing already; ``explained`` finds cuts that say nothing, without a label, and ``prune`` takes them back.
 """
 
 from __future__ import annotations
@@ -21,6 +22,7 @@ from collections.abc import Sequence
 from math import prod
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from fdlib.denoiser import Denoiser, Prediction
@@ -144,7 +146,7 @@ def _children(x: Tensor, m: Tensor, t: Tensor, label: Tensor | None) -> tuple[Te
 
 
 def grow(
-    model: FactorizedUNet | HierarchicalUNet, regions: int | None = None, head_start: float = 0.35
+    model: FactorizedUNet | HierarchicalUNet, regions: int | None = None, head_start: float = 0.0
 ) -> HierarchicalUNet:
     """The model with one level more: each of its leaves is cut again.
 
@@ -155,8 +157,8 @@ def grow(
     Args:
         model: trained; it is not changed.
         regions: that each leaf is cut into; as many as in the last level by default.
-        head_start: added to the logit of a node's first part. With 0 every region is cut in the middle at once, whether it
-            has parts or not; with more, a cut must pay before it is made.
+        head_start: added to the logit of a node's first part. With 0 every region is cut soon, whether it has parts or not
+            (``prune`` takes back what says nothing); with more, a cut must pay before it is made, and may never be.
 
     Raises:
         TypeError: a model without masks. ValueError: decoding="concat", or what ``HierarchicalUNet`` refuses.
@@ -201,3 +203,52 @@ def coarsen(masks: Tensor, regions: Sequence[int], level: int) -> Tensor:
         )
     nodes = prod(regions[:level])
     return masks.unflatten(1, (nodes, -1)).sum(2)
+
+
+def explained(images: Tensor, masks: Tensor, regions: Sequence[int]) -> Tensor:
+    """What the last cuts say about the pictures: the share of each node's variance of colour that its parts explain.
+
+    Each pixel counts for the leaf with its largest mask. Within a node, the variance around the mean colour of each part is
+    set against that around the mean colour of the node, picture by picture, summed over pictures. No label is read.
+
+    Args:
+        images: (N, C, H, W) clean pictures.
+        masks: (N, leaves, H, W), their leaves.
+        regions: of each level, ``model.regions_per_level``.
+
+    Returns:
+        (nodes,) in [0, 1], a number for each node that the last level cuts; 0 for one that is empty or of one colour.
+    """
+    leaf = F.one_hot(masks.argmax(1).flatten(1), masks.shape[1]).to(images).double()  # (N, pixels, leaves)
+    colours = images.double().flatten(2).transpose(1, 2)  # (N, pixels, C)
+    squares = leaf.transpose(1, 2) @ colours.square().sum(2, keepdim=True)  # (N, leaves, 1)
+    sums, sizes = leaf.transpose(1, 2) @ colours, leaf.sum(1).unsqueeze(2)
+
+    def spread(squares: Tensor, sums: Tensor, sizes: Tensor) -> Tensor:
+        return (squares.squeeze(2) - sums.square().sum(2) / sizes.squeeze(2).clamp(min=1)).sum(0)
+
+    parts = spread(squares, sums, sizes).unflatten(0, (-1, regions[-1])).sum(1)
+    nodes = spread(*(value.unflatten(1, (-1, regions[-1])).sum(2) for value in (squares, sums, sizes)))
+    return torch.where(nodes > 1e-9, 1 - parts / nodes.clamp(min=1e-9), 0.0).clamp(0, 1).float()
+
+
+def prune(masks: Tensor, regions: Sequence[int], keep: Tensor | Sequence[bool]) -> Tensor:
+    """Leaves (B, leaves, H, W) with some of the last cuts taken back: the first part gets all of the node, the others nothing.
+
+    Args:
+        masks: (B, leaves, H, W).
+        regions: of each level.
+        keep: for each node that the last level cuts, whether the cut stays; ``explained(...) > 0.25``, say.
+
+    Raises:
+        ValueError: not one entry for each node.
+    """
+    parts = masks.unflatten(1, (-1, regions[-1]))
+    keep = torch.as_tensor(keep, device=masks.device)
+    if keep.shape != parts.shape[1:2]:
+        raise ValueError(
+            f"keep must have an entry for each of the {parts.shape[1]} nodes, got the shape {tuple(keep.shape)}"
+        )
+    whole = torch.zeros_like(parts)
+    whole[:, :, 0] = parts.sum(2)
+    return torch.where(keep[None, :, None, None, None], parts, whole).flatten(1, 2)

@@ -73,7 +73,7 @@ PRESETS: dict[str, tuple[str, Experiment]] = {
             _regions((4, 2)),
             Data("shapes3d"),
             Schedule(power=1.5),
-            TrainingConfig(steps=900, batch_size=16, learning_rate=1.5e-3, warmup=100, ema_decay=0.99),
+            TrainingConfig(steps=600, batch_size=16, learning_rate=1e-3, warmup=100, ema_decay=0.99),
             start="shapes32_regions",
         ),
     ),

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from fdlib.factorized import FactorizedUNet, generate
-from fdlib.hierarchical import HierarchicalUNet, coarsen, grow
+from fdlib.hierarchical import HierarchicalUNet, coarsen, explained, grow, prune
 from fdlib.process import DenoisingObjective
 from fdlib.schedule import NoiseSchedule
 from fdlib.training import TrainingConfig, train
@@ -213,3 +213,39 @@ def test_coarsen_refuses_another_tree():
         coarsen(torch.rand(1, 6, 4, 4), (3, 2), 3)
     with pytest.raises(ValueError, match=r"\(B, 6, H, W\)"):
         coarsen(torch.rand(1, 5, 4, 4), (3, 2), 1)
+
+
+def test_what_a_cut_explains_against_a_loop():
+    g = torch.Generator().manual_seed(3)
+    images, masks = torch.randn(3, 3, 5, 6, generator=g), torch.randn(3, 6, 5, 6, generator=g).softmax(1)
+    masks[0, :2] = 0  # a picture without the first node
+    leaf, expected = masks.argmax(1), []
+    for node in range(3):
+        within = total = 0.0
+        for image, l in zip(images, leaf, strict=True):
+            inside = image[:, l // 2 == node]
+            if inside.shape[1]:
+                total += float((inside - inside.mean(1, keepdim=True)).square().sum())
+            for part in (image[:, l == 2 * node], image[:, l == 2 * node + 1]):
+                if part.shape[1]:
+                    within += float((part - part.mean(1, keepdim=True)).square().sum())
+        expected.append(1 - within / total)
+    torch.testing.assert_close(explained(images, masks, (3, 2)), torch.tensor(expected), rtol=0, atol=1e-5)
+
+
+def test_a_cut_explains_all_or_nothing():
+    images, masks = torch.zeros(1, 3, 4, 4), torch.zeros(1, 4, 4, 4)
+    images[:, :, :, :2], images[:, :, 0, 2:] = 1, 0.5
+    masks[:, 0, :, :2] = 1  # the left half, of one colour and uncut
+    masks[:, 2, 0, 2:], masks[:, 3, 1:, 2:] = 1, 1  # the right one, cut where its colour changes
+    torch.testing.assert_close(explained(images, masks, (2, 2)), torch.tensor([0.0, 1.0]))
+
+
+def test_pruned_leaves_are_their_node():
+    masks = make(regions=(3, 2))(*batch()).masks
+    pruned = prune(masks, (3, 2), [True, False, True])
+    assert torch.equal(pruned[:, [0, 1, 4, 5]], masks[:, [0, 1, 4, 5]])
+    assert torch.equal(pruned[:, 2], masks[:, 2] + masks[:, 3]) and not pruned[:, 3].any()
+    torch.testing.assert_close(coarsen(pruned, (3, 2), 1), coarsen(masks, (3, 2), 1))
+    with pytest.raises(ValueError, match="each of the 3 nodes"):
+        prune(masks, (3, 2), [True, False])
