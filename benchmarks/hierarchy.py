@@ -72,7 +72,8 @@ def fit(made: Experiment, folder: Path | None, progress: bool) -> TrainingState:
     """
     started = time.perf_counter()
     dataset, objective, config = made.data.build(made.model.image_size), made.objective(), made.training
-    config.seed = audition(made.model.build, objective, dataset, config, first_pictures(dataset)).seed
+    tries = 10 if config.steps > 60 else 1  # no audition for what is shorter than one
+    config.seed = audition(made.model.build, objective, dataset, config, first_pictures(dataset), tries=tries).seed
     auditioned = time.perf_counter() - started
     torch.manual_seed(config.seed)
     state = train(made.model.build(), objective, dataset, config, folder=folder, progress=progress)

@@ -94,12 +94,18 @@ def test_hierarchy(tmp_path):
                "--json", tmp_path / "out.json", "--save", tmp_path / "leaves")  # fmt: skip
     assert done.returncode == 0, done.stderr
     report = json.loads((tmp_path / "out.json").read_text())
-    assert [row["model"] for row in report["runs"]] == ["hierarchy 3 x 3", "flat K = 9", "flat K = 3"]
-    assert 2 < report["cost"]["flop_ratio"] < 5
-    saved = np.load(tmp_path / "leaves" / "hierarchy3x3-1.npz")
-    leaves, fine = (torch.from_numpy(saved[f"close_{name}"].astype(np.int64)) for name in ("leaves", "fine"))
-    again = torch.tensor([adjusted_rand_index(a, b) for a, b in zip(leaves, fine, strict=True)]).mean()
-    assert float(again) == pytest.approx(report["runs"][0]["close"]["ari"])
+    assert [row["model"] for row in report["runs"]] == ["tree", "flat-9", "flat-first"]
+    assert report["runs"][0]["steps"] == [20, 10] and 2 < report["cost"]["flop_ratio"] < 5
+    per_leaf = [
+        mib / int(n) for n, mib in sorted(report["cost"]["mib_by_leaves"].items(), key=lambda pair: int(pair[0]))
+    ]
+    assert per_leaf == sorted(per_leaf, reverse=True), "memory grows no faster than the leaves"
+    saved, row = np.load(tmp_path / "leaves" / "tree-1.npz"), report["runs"][0]["close"]
+    fine = torch.from_numpy(saved["close_fine"].astype(np.int64))
+    for name, score in (("close_leaves", row["ari"]), ("close_pruned_leaves", row["pruned"]["ari"])):
+        leaves = torch.from_numpy(saved[name].astype(np.int64))
+        again = torch.tensor([adjusted_rand_index(a, b) for a, b in zip(leaves, fine, strict=True)]).mean()
+        assert float(again) == pytest.approx(score)
 
 
 @pytest.mark.slow
