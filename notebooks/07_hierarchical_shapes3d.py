@@ -376,7 +376,7 @@ else:
 # - The *first level* of the trees is better than the flat models with as many regions, on all three seeds (.861 to .873 against .822 to .842), although those had more time. A second look at each region is good for the first cut.
 # - The *leaves* as they are, .77 to .81, are far above the flat model with nine regions, .39 (one seed only). They lose against nine colours, .82, on every seed: cuts too many, of floor and walls.
 # - *Pruned*, they win on every seed, .855 to .869. But look at what is left: of the four cuts only the sky's thin rim stays, and the pruned tree is little more than its first level (.849 to .861).
-# - *Object and shadow* are apart on one picture in five or less. After 400 steps the object's region is not yet cut where its shadow begins; the shipped tree, below a first level that had twice as many steps, had it after 300. Whether that is time or luck, three seeds do not tell.
+# - *Object and shadow* are apart on one picture in four or less. After 400 steps the object's region is not yet cut where its shadow begins; the shipped tree, below a first level that had twice as many steps, had it after 300. Whether that is time or luck, three seeds do not tell.
 #
 # So the honest summary: the method works as a denoiser and improves its first level; a second level that finds *parts* needs a better first level or more time than these runs had, and something that tells it when not to cut.
 #
