@@ -288,7 +288,7 @@ try:
     answers["GrabCut"] = grabcut(test.images)
 except ImportError:
     print("GrabCut needs opencv: pip install opencv-python-headless")
-for name, (fit, regions) in found.items():
+for name, (_, regions) in found.items():
     answers[name] = (apply_map(regions, torch.tensor(scores[name]["map"])) == 2).long()
 answers["the judge (saw labels)"] = (supervised == 2).long()
 print(f"{'':32}   Acc.   IoU   DICE")

@@ -30,7 +30,7 @@ def main(seed: int = 3, steps: int | None = None, test: int = 1000, out: Path = 
     """Train the preset ``regions32``, score its masks, draw them.
 
     Args:
-        seed: of everything random. One that starts with mere stripes is noticed and the next one taken (fdlib.emergence.audition).
+        seed: of everything random. One that starts with mere stripes is noticed and the next one taken (see chapter 4).
         steps: optimiser steps; by default as many as the profile asks for (FDLIB_PROFILE, laptop unless CUDA is there).
         test: pictures to score on, at most 10 000.
         out: where the picture goes.
