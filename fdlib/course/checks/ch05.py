@@ -58,10 +58,11 @@ def _at(masks: torch.Tensor, h: torch.Tensor) -> torch.Tensor:
 def decode(answer) -> None:
     """``answer(decoder, h_mid, h_enc, masks) -> prediction``; judged with a toy decoder, all branches written out."""
     decoder, h_mid, h_enc, masks = _toy()
+    count = masks.shape[1]
 
     def branches(mask_skips=True, mask_mid=False, only_first=False):
         parts = []
-        for k in range(masks.shape[1]):
+        for k in range(count):
             sees = [h * _at(masks, h)[:, k, None] if mask_skips and not (only_first and i) else h
                     for i, h in enumerate(h_enc)]  # fmt: skip
             parts.append(decoder(h_mid * _at(masks, h_mid)[:, k, None] if mask_mid else h_mid, sees))
@@ -72,7 +73,7 @@ def decode(answer) -> None:
 
     slips = {
         "each branch counts only where its mask is: multiply by m_k before you sum (equation 2.7)": branches().sum(1),
-        "this is the mean over the branches; the masks already sum to 1": weighted(branches()) / masks.shape[1],
+        "this is the mean over the branches; the masks already sum to 1": weighted(branches()) / count,
         "h_mid is not masked, only the skips are (equation 2.6)": weighted(branches(mask_mid=True)),
         "the skips are not masked: every branch sees everything": weighted(branches(mask_skips=False)),
         "this is `mask_mid`: the skips are to be masked, and h_mid is not": weighted(branches(False, True)),
