@@ -318,18 +318,17 @@ if stored:
     assert claims["(a) parallel decoding segments best"] and not claims["(d) and at equal compute"], "what the text below says"
 
 # %% [markdown]
-# *(a) holds.* Parallel decoding is the one of the six whose regions are floor, walls and object. It is the object that separates it from the others.
+# *(a) holds, on each of the three seeds.* Parallel decoding is the one of the six whose regions are floor, walls and object. It is the object that separates it from the others.
 #
 # *(b) holds half.* The masks of `concat` are no regions: nearly grey, and hardly better than chance. But *ignored* they are not. Give a picture another one's masks, and the error doubles. The decoder reads them as what they are to it, further features, in shades of grey that nobody else could read. And `mask_mid` does
 # find sky, wall and floor here, without the object: what $h_{mid}$ holds is coarse, and coarse is what its masks become. On birds both came to the same IoU of 20.
 #
 # *(c) holds for the regions, not for the pictures.* Decoders of their own (`unshared`) are free to specialise on anything, and their masks stay grey for long. But they denoise better, and paint better.
 #
-# *(d) does not survive its control.* Step for step, the factorized model denoises and paints a little better than the plain one. Give the plain one the same compute, and it does both better still, by far, in *less* time a step (large convolutions are efficient). Here at least, the gain that
-# table 2.5 shows for the architecture can be bought with plain width. That takes nothing from the masks: the wide network has none.
+# *(d) does not hold here.* Step for step, the factorized model denoises a little better than the plain one, and that on all seeds, but the distances of their samples overlap. Give the plain one the same compute, and it does both better, by far, in *less* time a step (large convolutions are
+# efficient). Whatever the architecture gains in pictures can be bought with plain width. That takes nothing from the masks: the wide network has none.
 #
-# How far does this carry? Small networks, rendered rooms, and a training that is far from its end: the Fréchet distances are some twenty times those of chapter 2's denoiser, which saw 8000 steps of 64 pictures. At the end of a long training the order of the pictures may be another. And look at the number of seeds before you believe a small difference: exercise 5.5 asks what they can prove.
-#
+# How far does this carry? Small networks, rendered rooms, and a training that is far from its end: the Fréchet distances are some twenty times those of chapter 2's denoiser, which saw 8000 steps of 64 pictures. At the end of a long training the order of the pictures may be another. And three seeds are few: exercise 5.5 asks what they can prove.
 
 # %% [markdown]
 # ## What to try
