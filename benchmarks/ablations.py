@@ -34,7 +34,6 @@ import copy
 import json
 import platform
 import statistics
-import subprocess
 import time
 from dataclasses import replace
 from pathlib import Path
@@ -42,6 +41,7 @@ from pathlib import Path
 import numpy as np
 import torch
 from costs import picture
+from emergence import commit, first_pictures
 
 from fdlib import course
 from fdlib.data.shapes3d import Shapes3D, coarse, split_indices
@@ -87,8 +87,8 @@ def run(model: str, seed: int, o: argparse.Namespace, test: ShapesTest, close: S
     experiment = recipe(model, o.steps, seed, o.count)
     objective, dataset, started = experiment.objective(), experiment.data.build(32), []
     if experiment.model.regions:
-        windows = dataset.datasets[0].images(slice(0, 200))
-        found = audition(experiment.model.build, objective, dataset, experiment.training, windows, tries=o.tries)
+        probe = first_pictures(dataset)
+        found = audition(experiment.model.build, objective, dataset, experiment.training, probe, tries=o.tries)
         experiment.training.seed, started = found.seed, found.tried
     torch.manual_seed(experiment.training.seed)
     state = train(
@@ -186,11 +186,8 @@ def cost(rounds: int, batch: int) -> dict[str, dict]:
 
 
 def provenance() -> dict:
-    commit = subprocess.run(
-        ["git", "rev-parse", "--short", "HEAD"], capture_output=True, text=True, cwd=Path(__file__).parent
-    )
     machine = f"{platform.machine()}, {torch.get_num_threads()} threads, torch {torch.__version__}"
-    return {"commit": commit.stdout.strip(), "machine": machine}
+    return {"commit": commit(), "machine": machine}
 
 
 def judged(seeds: list[int], folder: Path, test: ShapesTest, steps: int = 600, pictures: int = 4000) -> dict:

@@ -23,7 +23,6 @@ import hashlib
 import json
 import os
 import platform
-import subprocess
 import time
 from itertools import product
 from pathlib import Path
@@ -31,6 +30,7 @@ from pathlib import Path
 import numpy as np
 import torch
 import torch.nn.functional as F
+from emergence import commit
 from torch import Tensor
 
 from fdlib import course
@@ -220,11 +220,8 @@ PROVENANCE: dict[str, str] = {}  # of the code that runs, so taken at the start
 
 
 def provenance() -> dict[str, str]:
-    commit = subprocess.run(
-        ["git", "rev-parse", "--short", "HEAD"], capture_output=True, text=True, cwd=Path(__file__).parent
-    )
     device = torch.cuda.get_device_name() if torch.cuda.is_available() else f"CPU, {torch.get_num_threads()} threads"
-    return {"commit": commit.stdout.strip(), "machine": f"{platform.machine()}, {device}, torch {torch.__version__}"}
+    return {"commit": commit(), "machine": f"{platform.machine()}, {device}, torch {torch.__version__}"}
 
 
 def line(name: str, row: dict) -> str:

@@ -180,8 +180,10 @@ def audition(
         steps: length of a try.
         tries: seeds to try; if none passes, the best of them is taken and a warning says so.
 
+    For one process; several would not agree on when to end a try.
+
     Raises:
-        ValueError: ``tries`` or ``steps`` < 1.
+        ValueError: ``tries`` or ``steps`` < 1. KeyboardInterrupt: Ctrl-C, or the cell's stop button.
     """
     if tries < 1 or steps < 1:
         raise ValueError(f"tries and steps must be at least 1, got tries={tries}, steps={steps}")
@@ -190,12 +192,14 @@ def audition(
         torch.manual_seed(seed)
         model = build()
         try:
-            train(
+            stopped = train(
                 model, objective, dataset, replace(config, seed=seed),
                 callbacks=[_stop_after], callback_every=steps, progress=False,
             )  # fmt: skip
         except _Enough as enough:
-            model = enough.model
+            model, stopped = enough.model, None
+        if stopped:  # by hand, before the try was over: there is no training to go on with
+            raise KeyboardInterrupt
         tried.append((seed, mirror_agreement(model, images)))
         if tried[-1][1] > MIRRORED:
             return Audition(seed, tuple(tried))

@@ -30,7 +30,7 @@
 # | profile | time |
 # |---|---|
 # | `ci` | about 60 s |
-# | `laptop` | about 11 min on the slow machine of its last run, half of it on a faster one (estimated) |
+# | `laptop` | 9 min on two cores that had other work for a third of it |
 # | `gpu` | about 10 min (estimated, never timed on one) |
 #
 # **Before you start**: [chapter 1](01_ddpm_basics.ipynb); convolutions, and what a training loop does.

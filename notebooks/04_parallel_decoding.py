@@ -29,7 +29,7 @@
 # | profile | time |
 # |---|---|
 # | `ci` | about 75 s |
-# | `laptop` | about 8 min (estimated from its parts: 3800 steps take one thread of two busy ones 9 min) |
+# | `laptop` | about 9 min (estimated from its parts: 3800 steps take one thread of two busy ones 9 min) |
 # | `gpu` | about 10 min (estimated, never timed on one) |
 #
 # **Before you start**: [chapter 3](03_mask_generator.ipynb).
@@ -179,7 +179,7 @@ for seed, (model, _) in starts.items():
 
 # %% [markdown]
 # Of 17 starts in our own study seven were stripes: six of them agreed with the mirror on less than .12 of the pixels, one on .46; the ten others on .70 to .98. So the remedy is simple: try 60 steps, look into the
-# mirror, and take the next seed if need be. `audition` does it, and a failed try costs some ten seconds.
+# mirror, and take the next seed if need be. `audition` does it, and a failed try costs no more than its 60 steps.
 
 # %%
 found = audition(experiment.model.build, objective, pictures, config, probe,
@@ -397,8 +397,8 @@ assert touching["sky"] < 0.2 * max(touching.values()), "object and sky hardly ev
 #
 # ## How many regions?
 #
-# Here is the beginning of a training for each K from 2 to 6, a few hundred steps, all from one seed. Where does a new region go first? (At this stage none has found
-# the object.)
+# Here is the beginning of a training for each K from 2 to 6, a few hundred steps, all from one seed. Where does a new region go first? And has any of them
+# found the object yet?
 
 # %%
 counts = range(2, 7)

@@ -320,7 +320,7 @@ if stored:
 # %% [markdown]
 # *(a) holds, on each of the three seeds.* Parallel decoding is the one of the six whose regions are floor, walls and object. It is the object that separates it from the others.
 #
-# *(b) holds half.* The masks of `concat` are no regions: nearly grey, and hardly better than chance. But *ignored* they are not. Give a picture another one's masks, and the error doubles. The decoder reads them as what they are to it, further features, in shades of grey that nobody else could read. And `mask_mid` does
+# *(b) holds half.* The masks of `concat` are no regions: nearly grey, and hardly better than chance. But *ignored* they are not. Give a picture another one's masks, and the error nearly doubles. The decoder reads them as what they are to it, further features, in shades of grey that nobody else could read. And `mask_mid` does
 # find sky, wall and floor here, without the object: what $h_{mid}$ holds is coarse, and coarse is what its masks become. On birds both came to the same IoU of 20.
 #
 # *(c) holds for the regions, not for the pictures.* Decoders of their own (`unshared`) are free to specialise on anything, and their masks stay grey for long. But they denoise better, and paint better.

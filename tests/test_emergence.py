@@ -1,5 +1,7 @@
 """Diagnostics of masks: what they say about masks whose state is known."""
 
+import signal
+
 import pytest
 import torch
 
@@ -130,6 +132,21 @@ def test_the_run_after_an_audition_starts_as_the_audition_did(monkeypatch):
     torch.manual_seed(1)
     train(small(), objective, pictures, config, callbacks=[remember], callback_every=3, progress=False)
     assert all(torch.equal(a, b) for a, b in zip(seen[0], judged[3], strict=True))
+
+
+def test_the_stop_button_ends_an_audition_not_only_a_try(monkeypatch):
+    judged = []
+    monkeypatch.setattr("fdlib.emergence.mirror_agreement", lambda model, images: judged.append(model) or 0.0)
+    pictures = torch.rand(16, 3, 16, 16) * 2 - 1
+    noise = DenoisingObjective(NoiseSchedule.linear(100))
+
+    def stopped_at_once(network, batch, generator):
+        signal.raise_signal(signal.SIGINT)
+        return noise(network, batch, generator)
+
+    with pytest.raises(KeyboardInterrupt):
+        audition(small, stopped_at_once, pictures, TrainingConfig(steps=50, batch_size=4), pictures, steps=5)
+    assert not judged
 
 
 def test_an_audition_of_nothing_is_refused():
