@@ -369,7 +369,7 @@ def _width(pixels: np.ndarray, scale: int | None, frame: Any) -> int:
 
 
 def embedded(png: bytes, text: str, width: int) -> str:
-    """An <img> that carries its picture with it."""
+    """An image element that carries its picture with it."""
     data = base64.b64encode(png).decode()
     style = "image-rendering:pixelated;max-width:100%"
     return f'<img alt="{text}" width="{width}" style="{style}" src="data:image/png;base64,{data}">'

@@ -274,6 +274,17 @@ def test_no_file_names_a_registry_or_a_place_on_this_machine():
             assert word not in text, f"{file.relative_to(ROOT)} names {word}"
 
 
+def test_no_docstring_holds_raw_html():
+    """The reference on the web site is made from docstrings, and there a tag in angle brackets is obeyed, not shown."""
+    found = []
+    for file in sorted((ROOT / "fdlib").rglob("*.py")):
+        for node in ast.walk(ast.parse(file.read_text(encoding="utf-8"))):
+            if isinstance(node, (ast.Module, ast.ClassDef, ast.FunctionDef, ast.AsyncFunctionDef)):
+                text = re.sub(r"`[^`]*`", "", ast.get_docstring(node) or "")
+                found += [f"{file.relative_to(ROOT)}: {tag}" for tag in re.findall(r"</?[a-z][a-z0-9]*\b[^>\n]*>", text)]
+    assert not found, "put these in backticks, or say it in words"
+
+
 def test_no_large_files():
     for file in tracked():
         assert file.stat().st_size <= 4 * 2**20, f"{file.relative_to(ROOT)} is larger than 4 MiB"

@@ -2,7 +2,7 @@
 
 A solution notebook is a lesson's companion. Each exercise is
 
-- a Markdown cell  ``## 1.3 · Title``, then  ``*★★☆ · 4 points · 15 minutes*``, the question, and a hint in <details>;
+- a Markdown cell  ``## 1.3 · Title``, then  ``*★★☆ · 4 points · 15 minutes*``, the question, and a hint that folds;
 - a cell to be filled in, with the solution between ``### BEGIN SOLUTION`` and ``### END SOLUTION``;
 - a cell that checks it (``fdlib.course.checks``) and carries the points; or, for an open question, no check: the answer
   itself carries them and a person gives them, by the rubric in the question.

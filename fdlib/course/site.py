@@ -267,7 +267,7 @@ def _clear(out: Path) -> None:
 
 
 class _Sections(HTMLParser):
-    """The text of a page by section: (anchor, heading, text). A section begins at a heading, or at pdoc's <section id=…>."""
+    """The text of a page by section: (anchor, heading, text). A section begins at a heading, or where pdoc begins one."""
 
     def __init__(self):
         super().__init__(convert_charrefs=True)
