@@ -30,7 +30,6 @@ interrupted training goes on. ``--json`` merges all that is there.
 from __future__ import annotations
 
 import argparse
-import copy
 import json
 import platform
 import statistics
@@ -74,12 +73,8 @@ SAMPLER_STEPS = 20
 
 def recipe(model: str, steps: int, seed: int, count: int) -> Experiment:
     """The preset with another architecture and length."""
-    experiment = copy.deepcopy(PRESETS[PRESET][1])
-    for name, value in MODELS[model].items():
-        setattr(experiment.model, name, value)
-    experiment.training.steps, experiment.training.seed, experiment.training.save_every = steps, seed, 500
-    experiment.data.count = count
-    return experiment
+    changes = {"steps": steps, "training.seed": seed, "save_every": 500, "count": count}
+    return PRESETS[PRESET][1].with_(**MODELS[model], **changes)
 
 
 def run(model: str, seed: int, o: argparse.Namespace, test: ShapesTest, close: ShapesTest) -> dict:

@@ -17,8 +17,6 @@ partition of the frame that never looks at them scores low.
 from __future__ import annotations
 
 import argparse
-import ast
-import copy
 import json
 import platform
 import subprocess
@@ -30,10 +28,11 @@ import torch
 from torch.utils.data import Dataset
 
 from fdlib.emergence import audition, mask_health
+from fdlib.experiments import Experiment, read_changes
 from fdlib.files import atomic_write
 from fdlib.metrics.segmentation import hard
 from fdlib.metrics.shapes_test import ShapesTest
-from fdlib.presets import PRESETS, Experiment
+from fdlib.presets import PRESETS
 from fdlib.training import Stages, train
 
 PRESET = "regions32"
@@ -51,18 +50,6 @@ VARIANTS: dict[str, dict[str, object]] = {
     "low-noise": {"schedule.power": 3.0},
     "mask-shuffle": {"model.mask_upsample": "shuffle"},
 }
-
-
-def recipe(overrides: dict[str, object]) -> Experiment:
-    """The preset with some fields replaced, "training.steps" and the like."""
-    experiment = copy.deepcopy(PRESETS[PRESET][1])
-    for path, value in overrides.items():
-        part, _, name = path.partition(".")
-        if not hasattr(experiment, part) or not hasattr(getattr(experiment, part), name):
-            raise SystemExit(f"error: --override {path}: there is no such field in the preset")
-        setattr(getattr(experiment, part), name, value)
-    experiment.training.__post_init__()
-    return experiment
 
 
 def first_pictures(dataset: Dataset, count: int = 200) -> torch.Tensor:
@@ -137,13 +124,11 @@ def main() -> None:
     overrides = dict(VARIANTS[options.variant])
     if STEPS[options.profile]:
         overrides["training.steps"] = STEPS[options.profile]
-    for text in options.override:
-        path, _, value = text.partition("=")
-        try:
-            overrides[path] = ast.literal_eval(value)
-        except (ValueError, SyntaxError):
-            overrides[path] = value  # a word
-    experiment = recipe(overrides)
+    overrides |= read_changes(options.override)
+    try:
+        experiment = PRESETS[PRESET][1].with_(**overrides)
+    except ValueError as error:
+        raise SystemExit(f"error: --override {error}") from error
     test, close = (ShapesTest.render(experiment.model.image_size, options.test, layout=x) for x in ("plain", "close"))
     report = {
         "command": "python benchmarks/emergence.py --variant " + options.variant,
@@ -160,7 +145,8 @@ def main() -> None:
     for name, scores in report["baselines"].items():
         print(f"{name:46} mIoU {scores['miou']:.3f}")
     for seed in options.seeds:
-        result, arrays = run(recipe(overrides), seed, test, close, options.tries, not options.quiet, options.keep)
+        mine = experiment.with_()  # a copy, whose seed ``run`` sets
+        result, arrays = run(mine, seed, test, close, options.tries, not options.quiet, options.keep)
         report["runs"].append(result)
         each = " ".join(f"{x:.2f}" for x in result["per_class_iou"])
         print(

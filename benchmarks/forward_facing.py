@@ -20,7 +20,6 @@ from __future__ import annotations
 import argparse
 import json
 import platform
-from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -34,7 +33,7 @@ from fdlib.data.multiview import MultiView
 from fdlib.files import atomic_write
 from fdlib.metrics.geometry import align_cameras, pose_errors, psnr
 from fdlib.pose import PoseDenoiser
-from fdlib.presets import FORWARD, PoseExperiment
+from fdlib.presets import FORWARD
 from fdlib.training import train
 
 METHODS = ("single", "nerf--", "known")
@@ -79,11 +78,12 @@ def turns(estimated: Tensor, true: Tensor) -> dict:
 def run(method: str, seed: int, steps: int | None, progress: bool, keep: Path | None) -> tuple[dict, dict]:
     """Train one method on one seed; its scores and cameras."""
     views, heldout = (MultiView.render("desk", views=n, size=32, seed=seed + k) for n, k in ((60, 0), (30, 1000)))
-    experiment: PoseExperiment = replace(FORWARD["single" if method == "known" else method], seed=seed)
-    experiment = replace(experiment, steps=steps or experiment.steps)
+    experiment = FORWARD["single" if method == "known" else method].with_(seed=seed)
+    experiment = experiment.with_(steps=steps or experiment.training.steps)
     model = experiment.build(views)
-    objective = known_poses(experiment.render_pixels) if method == "known" else experiment.objective()
-    state = train(model, objective, views, **experiment.training(model), progress=progress)
+    objective = known_poses(experiment.loss.render_pixels) if method == "known" else experiment.objective()
+    groups = experiment.parameters(model)
+    state = train(model, objective, views, experiment.training, parameters=groups, progress=progress)
     ema = state.ema.eval()
     result = {"method": method, "seed": seed, "steps": state.step, "seconds": state.seconds}
     if method == "known":
@@ -152,7 +152,7 @@ def main() -> None:
     report = {
         "command": "python benchmarks/forward_facing.py --seeds " + " ".join(map(str, options.seeds)),
         "commit": commit(),
-        "steps": options.steps or FORWARD["single"].steps,
+        "steps": options.steps or FORWARD["single"].training.steps,
         "machine": f"{platform.machine()}, {torch.get_num_threads()} threads, torch {torch.__version__}",
         "without_geometry": [without_geometry(seed) for seed in options.seeds],
         "runs": [],

@@ -22,7 +22,6 @@ quarter of their region's colours are taken back (``fdlib.hierarchical.prune``; 
 from __future__ import annotations
 
 import argparse
-import copy
 import json
 import platform
 import statistics
@@ -56,13 +55,12 @@ OBJECT, SHADOW = LABELS.index("object"), LABELS.index("shadow")
 
 def experiment(name: str, steps: Sequence[int] | None, seed: int, regions: int | None = None) -> Experiment:
     """A preset with its seed, number of regions, and steps (before growing, after)."""
-    made = copy.deepcopy(PRESETS[name][1])
-    made.training.seed = seed
+    changes: dict = {"training.seed": seed}
     if regions:
-        made.model.regions = regions
+        changes["regions"] = regions
     if steps:
-        made.training.steps = steps[name == "hierarchy32"]
-    return made
+        changes["steps"] = steps[name == "hierarchy32"]
+    return PRESETS[name][1].with_(**changes)
 
 
 def fit(made: Experiment, folder: Path | None, progress: bool) -> TrainingState:

@@ -24,7 +24,6 @@ import argparse
 import json
 import math
 import platform
-from dataclasses import asdict, replace
 from pathlib import Path
 
 import numpy as np
@@ -33,13 +32,13 @@ from poses import commit, evaluate, known_poses, pictures
 from torch import Tensor
 
 from fdlib.data.multiview import MultiView
+from fdlib.experiments import SceneExperiment
 from fdlib.files import atomic_write
 from fdlib.metrics.geometry import lpips, psnr, ssim
 from fdlib.pose import PoseDenoiser, PoseObjective
-from fdlib.presets import LEGO, PoseExperiment
+from fdlib.presets import LEGO
 from fdlib.training import TrainingState, train
 
-HALF_SPHERE = (0.0, math.pi / 2)
 DATA = Path(__file__).resolve().parents[1].parent / "shared" / "data" / "lego_128.npz"
 THESIS = {"supervised_psnr": 25.44, "psnr": 21.38, "size": 128}  # table 3.1
 
@@ -78,19 +77,28 @@ class Clock:
         state.interrupted = state.interrupted or state.seconds >= self.left
 
 
-def fit(model, objective, views, experiment: PoseExperiment, folder: Path, clock: Clock, bar: bool) -> TrainingState:
+def fit(model, objective, views, experiment: SceneExperiment, folder: Path, clock: Clock, bar: bool) -> TrainingState:
     """Train in a folder, from its last checkpoint on."""
-    options = experiment.training(model)
+    groups = experiment.parameters(model)
     if not isinstance(objective, PoseObjective):
-        options["parameters"] = options["parameters"][:1]  # with known poses the encoder has nothing to do
-    options["config"] = replace(options["config"], save_every=250)
-    state = train(model, objective, views, folder=folder, callbacks=[clock], callback_every=50, progress=bar, **options)
+        groups = groups[:1]  # with known poses the encoder has nothing to do
+    state = train(
+        model,
+        objective,
+        views,
+        experiment.training,
+        folder=folder,
+        parameters=groups,
+        callbacks=[clock],
+        callback_every=50,
+        progress=bar,
+    )
     clock.left -= state.seconds
     return state
 
 
 @torch.no_grad()
-def misfit(model: PoseDenoiser, views: MultiView, experiment: PoseExperiment) -> float:
+def misfit(model: PoseDenoiser, views: MultiView, experiment: SceneExperiment) -> float:
     """Mean squared error of training views rendered from where the model places them: needs no pose."""
     seen = pictures(model, model.localise(views.images, experiment.schedule()))
     return float((seen - views.images).square().mean())
@@ -99,7 +107,7 @@ def misfit(model: PoseDenoiser, views: MultiView, experiment: PoseExperiment) ->
 def run(
     seed: int,
     sets: dict[int, tuple[MultiView, MultiView]],
-    stages: dict[int, PoseExperiment],
+    stages: dict[int, SceneExperiment],
     starts: int,
     save: Path,
     clock: Clock,
@@ -111,9 +119,9 @@ def run(
     result: dict = {"seed": seed, "starts": [], "stages": []}
     candidates = []
     for start in range(starts):
-        experiment, (views, test) = replace(stages[coarse], seed=1000 * seed + start), sets[coarse]
+        experiment, (views, test) = stages[coarse].with_(seed=1000 * seed + start), sets[coarse]
         folder = save / f"seed-{seed}-{coarse}-start-{start}"
-        model = experiment.build(views, HALF_SPHERE)
+        model = experiment.build(views)
         state = fit(model, experiment.objective(), views, experiment, folder, clock, bar)
         ema = state.ema.eval()
         scores, cameras = evaluate(ema, experiment, views, {"test": test})
@@ -129,23 +137,29 @@ def run(
         if clock.left <= 0:
             size = ema.image_size
             break
-        experiment, (views, test) = replace(stages[size], seed=seed), sets[size]
-        model = ema.grown(size, experiment.resolution, experiment.samples)
+        experiment, (views, test) = stages[size].with_(seed=seed), sets[size]
+        model = ema.grown(size, experiment.model.resolution, experiment.model.samples)
         state = fit(model, experiment.objective(), views, experiment, save / f"seed-{seed}-{size}", clock, bar)
         ema, steps = state.ema.eval(), state.step
         scores, cameras = evaluate(ema, experiment, views, {"test": test})
-        row = {"size": size, "steps": state.step, "of_steps": experiment.steps, "seconds": state.seconds, **scores}
+        row = {
+            "size": size,
+            "steps": state.step,
+            "of_steps": experiment.training.steps,
+            "seconds": state.seconds,
+            **scores,
+        }
         result["stages"].append(row)
         print(f"  {size} px: {degrees(row)}", flush=True)
     views, test = sets[size]
-    result |= {"size": size, "finished": size == list(stages)[-1] and steps == experiment.steps, **scores}
+    result |= {"size": size, "finished": size == list(stages)[-1] and steps == experiment.training.steps, **scores}
     result["seconds"] = sum(row["seconds"] for row in result["starts"] + result["stages"])
     if cameras:
         result["test_views"] = quality(ema, torch.from_numpy(cameras["test_estimated"]), test, perceptual)
-    known = replace(experiment, steps=steps, blur=0.0, candidates=1, seed=seed)
-    model = known.build(views, HALF_SPHERE)
+    known = experiment.with_(steps=steps, blur=0.0, candidates=1, seed=seed)
+    model = known.build(views)
     folder = save / f"seed-{seed}-{size}-known-{steps}"
-    state = fit(model, known_poses(known.render_pixels), views, known, folder, Clock(None), bar)
+    state = fit(model, known_poses(known.loss.render_pixels), views, known, folder, Clock(None), bar)
     result["supervised_test_views"] = quality(state.ema.eval(), test.c2w, test, perceptual)
     return result, cameras
 
@@ -195,13 +209,13 @@ def main() -> None:
         torch.set_num_threads(options.threads)
     stages = {size: stage for size, stage in LEGO.items() if size <= options.size}
     if options.steps:
-        stages = {size: replace(stage, steps=options.steps) for size, stage in stages.items()}
+        stages = {size: stage.with_(steps=options.steps) for size, stage in stages.items()}
     sets = {size: load(options.data, size) for size in stages}
     report = {
         "command": f"python benchmarks/lego.py --size {options.size} --starts {options.starts}"
         + (f" --hours {options.hours:g}" if options.hours else ""),
         "commit": commit(),
-        "stages": {size: asdict(stage) for size, stage in stages.items()},
+        "stages": {size: {**vars(e.model), **vars(e.loss), **vars(e.training)} for size, e in stages.items()},
         "machine": f"{platform.machine()}, {torch.get_num_threads()} threads, torch {torch.__version__}",
         "thesis": THESIS,
         "runs": [],

@@ -28,12 +28,13 @@ def main() -> None:
     parser.add_argument("--json", type=Path, help="also write the figures to this file")
     arguments = parser.parse_args()
     experiment, views = POSES["balanced"], MultiView.render("car", views=120, size=32, seed=0)
-    model, objective = experiment.build(views, (0.1, 1.0)), experiment.objective()
-    x0, c2w = views.images[: experiment.batch_size], views.c2w[: experiment.batch_size]
+    model, objective = experiment.build(views), experiment.objective()
+    batch, render_pixels = experiment.training.batch_size, experiment.loss.render_pixels
+    x0, c2w = views.images[:batch], views.c2w[:batch]
     generator = torch.Generator().manual_seed(0)
 
     def known() -> torch.Tensor:
-        pixels = torch.randperm(views.size**2, generator=generator)[: experiment.render_pixels]
+        pixels = torch.randperm(views.size**2, generator=generator)[:render_pixels]
         return F.mse_loss(model.render(c2w, pixels, generator), x0.flatten(2)[:, :, pixels])
 
     def unknown() -> torch.Tensor:
@@ -53,7 +54,7 @@ def main() -> None:
         times = {loss: seconds(loss) for loss in ((known, unknown) if i % 2 == 0 else (unknown, known))}
         pairs.append((times[known], times[unknown]))
     result = {
-        "candidates": experiment.candidates,
+        "candidates": experiment.model.candidates,
         "known_ms": 1000 * statistics.median(a for a, _ in pairs),
         "unknown_ms": 1000 * statistics.median(b for _, b in pairs),
         "ratio": statistics.median(b / a for a, b in pairs),

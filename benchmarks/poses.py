@@ -19,7 +19,6 @@ import json
 import platform
 import subprocess
 import time
-from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -28,29 +27,29 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from fdlib.data.multiview import MultiView
+from fdlib.experiments import SceneExperiment, read_changes
 from fdlib.files import atomic_write
 from fdlib.metrics.geometry import align_cameras, pose_errors, psnr, relative_rotation_accuracy, shuffled_baseline
 from fdlib.pose import PoseDenoiser
-from fdlib.presets import POSES, PoseExperiment
+from fdlib.presets import POSES
 from fdlib.training import train
 
 STEPS = {"ci": 20, "laptop": None, "gpu": 10_000}  # None: as the preset says
-ELEVATION = (0.1, 1.0)
 PASSES = {"train": 6.0, "heldout": 9.0, "psnr": 22.0}
 
 
-def run(experiment: PoseExperiment, scene: str, progress: bool, keep: Path | None = None) -> tuple[dict, dict]:
+def run(experiment: SceneExperiment, scene: str, progress: bool, keep: Path | None = None) -> tuple[dict, dict]:
     """Train one seed; its errors, and the poses they were computed from."""
-    views, heldout = (
-        MultiView.render(scene, views=n, size=32, seed=experiment.seed + k) for n, k in ((120, 0), (60, 1000))
-    )
+    seed = experiment.training.seed
+    views, heldout = (MultiView.render(scene, views=n, size=32, seed=seed + k) for n, k in ((120, 0), (60, 1000)))
     started = time.perf_counter()
-    model = experiment.build(views, ELEVATION)
-    state = train(model, experiment.objective(), views, **experiment.training(model), progress=progress)
+    model, objective = experiment.build(views), experiment.objective()
+    groups = experiment.parameters(model)
+    state = train(model, objective, views, experiment.training, parameters=groups, progress=progress)
     seconds = time.perf_counter() - started
     if keep:
         state.ema.save_pretrained(keep)
-    result = {"seed": experiment.seed, "seconds": seconds, "steps": state.step, "parameters": model.parameter_count}
+    result = {"seed": seed, "seconds": seconds, "steps": state.step, "parameters": model.parameter_count}
     scores, arrays = evaluate(state.ema.eval(), experiment, views, {"heldout": heldout})
     result |= {**scores, "error": state.history[-1]["error"]}
     if "failed" in result:
@@ -71,18 +70,18 @@ def pictures(model: PoseDenoiser, c2w: Tensor) -> Tensor:
 
 @torch.no_grad()
 def evaluate(
-    model: PoseDenoiser, experiment: PoseExperiment, views: MultiView, others: dict[str, MultiView]
+    model: PoseDenoiser, experiment: SceneExperiment, views: MultiView, others: dict[str, MultiView]
 ) -> tuple[dict, dict]:
     """Scores of a trained model on its training views and on sets of others, and the cameras they were computed from.
 
     The alignment is fitted on the training views alone. NeRF-- has no cameras for others, so they are left out.
     """
     schedule = experiment.schedule()
-    if experiment.per_view:
+    if experiment.model.per_view:
         every = torch.arange(len(views))
         poses = {"train": model.predict(views.images, torch.zeros_like(every), every)[0][:, 0]}
     else:
-        t = 0 if experiment.clean else None  # the autoencoder never saw noise, so it is given none
+        t = 0 if experiment.loss.clean else None  # the autoencoder never saw noise, so it is given none
         poses = {name: model.localise(d.images, schedule, t) for name, d in {"train": views, **others}.items()}
     try:
         similarity = align_cameras(poses["train"], views.c2w)
@@ -102,7 +101,7 @@ def evaluate(
         arrays |= {f"{name}_estimated": found.numpy(), f"{name}_true": data.c2w.numpy()}
     shuffled = [shuffled_baseline(poses["train"], views.c2w, seed) for seed in range(10)]
     use = torch.zeros(model.candidates)
-    if not experiment.per_view:
+    if not experiment.model.per_view:
         logits = model.predict(views.images, torch.full((len(views),), schedule.T // 20))[1]
         use = torch.bincount(logits.argmax(1), minlength=model.candidates) / len(views)
     accuracy = relative_rotation_accuracy(poses["train"], views.c2w)
@@ -145,12 +144,11 @@ def main() -> None:
         torch.set_num_threads(options.threads)
     method = options.assignment or options.method
     changes: dict = {"steps": STEPS[options.profile]} if STEPS[options.profile] else {}
-    for text in options.override:
-        name, _, value = text.partition("=")
-        kind = {f: type(v) for f, v in vars(POSES[method]).items()}
-        if name not in kind:
-            raise SystemExit(f"error: --override {name}: there is no such field; there are {', '.join(kind)}")
-        changes[name] = value == "True" if kind[name] is bool else kind[name](value)
+    changes |= read_changes(options.override)
+    try:
+        experiment = POSES[method].with_(**changes)
+    except ValueError as error:
+        raise SystemExit(f"error: --override {error}") from error
     report = {
         "command": f"python benchmarks/poses.py --method {method}",
         "commit": commit(),
@@ -162,9 +160,7 @@ def main() -> None:
         "runs": [],
     }
     for seed in options.seeds:
-        result, arrays = run(
-            replace(POSES[method], **changes, seed=seed), options.scene, not options.quiet, options.keep
-        )
+        result, arrays = run(experiment.with_(seed=seed), options.scene, not options.quiet, options.keep)
         report["runs"].append(result)
         print(f"{method} seed {seed}: {sentence(result)}", flush=True)
         if options.save and arrays:

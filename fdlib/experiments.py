@@ -4,16 +4,18 @@
     SceneExperiment   a pose denoiser of the views of one scene               fdlib.presets.SCENES
 
 Both are plain data classes: ``scripts/train.py`` makes a command line of them, and ``experiment.json`` in a run's folder holds
-one.
+one. ``with_`` makes an experiment of another by changing some of its fields.
 """
 
 from __future__ import annotations
 
+import ast
 import json
 import os
-from dataclasses import asdict, dataclass, field, fields
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, field, fields, is_dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, Self
 
 import torch
 import torch.nn.functional as F
@@ -25,13 +27,52 @@ from fdlib.files import atomic_write
 from fdlib.hierarchical import HierarchicalUNet, grow
 from fdlib.pose import PoseDenoiser, PoseObjective, parameter_groups
 from fdlib.process import DenoisingObjective, PowerT, uniform_t
-from fdlib.runs import refuse_other_settings
+from fdlib.runs import flatten, refuse_other_settings
 from fdlib.schedule import NoiseSchedule
 from fdlib.training import Stages, TrainingConfig
 from fdlib.unet import UNet
 
 if TYPE_CHECKING:
     from fdlib.data.multiview import MultiView
+
+
+class Parts:
+    """What experiments have in common: a data class of data classes."""
+
+    def with_(self, **changes: object) -> Self:
+        """A copy with some fields changed, each named by its path or, where only one part has it, by its name alone.
+
+            PRESETS["regions32"][1].with_(steps=100, **{"data.seed": 1})          # there is a training.seed too
+
+        The copy shares no part with the original.
+
+        Raises:
+            ValueError: no part has such a field, or several have; or a value that the part refuses.
+        """
+        own = {f.name: getattr(self, f.name) for f in fields(self)}
+        parts = {name: {} for name, value in own.items() if is_dataclass(value)}
+        paths = [f"{part}.{f.name}" for part in parts for f in fields(own[part])] + [n for n in own if n not in parts]
+        top = {}
+        for name, value in changes.items():
+            found = [path for path in paths if name in (path, path.rpartition(".")[2])]
+            if not found:
+                raise ValueError(f"{name}: there is no such field; there are {', '.join(paths)}")
+            if len(found) > 1:
+                raise ValueError(f"{name}: say which of {', '.join(found)}")
+            part, _, last = found[0].rpartition(".")
+            (parts[part] if part else top)[last] = value
+        return replace(self, **top, **{part: replace(own[part], **new) for part, new in parts.items()})
+
+
+def read_changes(texts: Sequence[str]) -> dict[str, object]:
+    """The arguments of ``with_`` from "name=value", the values as Python writes them; what is no Python is a word."""
+    changes: dict[str, object] = {}
+    for name, _, value in (text.partition("=") for text in texts):
+        try:
+            changes[name] = ast.literal_eval(value)
+        except (ValueError, SyntaxError):
+            changes[name] = value
+    return changes
 
 
 @dataclass
@@ -178,7 +219,7 @@ class Data:
 
 
 @dataclass
-class Experiment:
+class Experiment(Parts):
     """All that one training run needs."""
 
     model: Architecture = field(default_factory=Architecture)
@@ -322,14 +363,23 @@ class SceneModel:
     """Residual blocks in each stage."""
     fold: int = 2
     """2 folds 2x2 pixels into channels at the stem (for CPUs)."""
+    per_view: bool = False
+    """NeRF--: trainable cameras for every training view in place of the encoder."""
 
     def build(self, views: MultiView) -> PoseDenoiser:
-        """Radius, intrinsics, near, far and the range of elevations are taken from the views; no pose is."""
-        free = self.cameras == "free"
-        radius = (views.near + views.far) / 2 if free else float(views.c2w[:, :3, 3].norm(dim=1).mean())
+        """No pose enters. Intrinsics, near and far do, and on a sphere its radius."""
+        free = self.cameras == "free"  # then any radius will do: it is the unit of length
+        settings = asdict(self)
         return PoseDenoiser(
-            views.size, views.focal, views.near, views.far, radius=radius, bound=views.bound or 1.0, **asdict(self)
-        )  # fmt: skip
+            views.size,
+            views.focal,
+            views.near,
+            views.far,
+            radius=(views.near + views.far) / 2 if free else float(views.c2w[:, :3, 3].norm(dim=1).mean()),
+            bound=views.bound or 1.0,
+            views=len(views) if settings.pop("per_view") else 0,
+            **settings,
+        )
 
 
 @dataclass
@@ -341,7 +391,11 @@ class SceneLoss:
     power: float = 1.0
     """Times are drawn as T u^power: 1 is uniform (thesis), 2 prefers low noise."""
     assignment: Literal["balanced", "minimum"] = "minimum"
-    """The thesis's plain minimum, or views shared out evenly at first."""
+    """The thesis's plain minimum, or views shared out evenly at first, which needs several in a batch for each candidate."""
+    balanced_share: float = 0.6
+    """balanced: part of the training for which views are shared out."""
+    temperature: float = 0.2
+    """balanced: of the sharing, in units of the errors' spread."""
     weight: float = 0.1
     """lambda of equation 3.4."""
     score_pixels: int = 48
@@ -351,29 +405,41 @@ class SceneLoss:
     render_pixels: int = 128
     """Of each view, rendered with gradient."""
     blur: float = 0.0
-    """Smoothing of a voxel scene at the start, in voxels."""
+    """Smoothing of a voxel scene at the start, in voxels, falling to 0 at half of the training."""
     clean: bool = False
     """Show the encoder the clean view: the autoencoder of thesis 3.4.5."""
     field_rate: float = 1e-4
     """Learning rate of the scene."""
     encoder_rate: float = 2e-5
-    """Learning rate of the encoder."""
-
-    def build(self, steps: int) -> PoseObjective:
-        options = {k: v for k, v in asdict(self).items() if k not in ("T", "power", "field_rate", "encoder_rate")}
-        return PoseObjective(NoiseSchedule.cosine(self.T), steps, timesteps=PowerT(self.power), **options)
+    """Learning rate of the encoder (or, with model.per_view, of the cameras)."""
 
 
 @dataclass
-class SceneExperiment:
-    """All that one training run on a scene needs."""
+class SceneExperiment(Parts):
+    """All that one training run on a scene needs: NeRF inside diffusion, on the views of ``views.build()`` or on others.
+
+    ``training.learning_rate`` plays no part: scene and encoder have their own, in ``loss``.
+    """
 
     views: Views = field(default_factory=Views)
     model: SceneModel = field(default_factory=SceneModel)
     loss: SceneLoss = field(default_factory=SceneLoss)
     training: TrainingConfig = field(default_factory=TrainingConfig)
 
+    def build(self, views: MultiView) -> PoseDenoiser:
+        """The model that training on these views starts with, its weights drawn by ``training.seed``."""
+        torch.manual_seed(self.training.seed)
+        return self.model.build(views)
+
+    def schedule(self) -> NoiseSchedule:
+        return NoiseSchedule.cosine(self.loss.T)
+
+    def objective(self) -> PoseObjective:
+        options = {k: v for k, v in asdict(self.loss).items() if k not in ("T", "power", "field_rate", "encoder_rate")}
+        return PoseObjective(self.schedule(), self.training.steps, timesteps=PowerT(self.loss.power), **options)
+
     def parameters(self, model: PoseDenoiser) -> list[dict]:
+        """The two learning rates, for ``train(parameters=...)``."""
         return parameter_groups(model, self.loss.field_rate, self.loss.encoder_rate)
 
 
@@ -402,12 +468,14 @@ def keep_settings(experiment: Experiment | SceneExperiment, folder: str | Path) 
     """Write the full configuration to ``folder``/experiment.json.
 
     Raises:
-        ValueError: the folder holds a run of another experiment; what differs is listed.
+        ValueError: the folder holds a run of another experiment; what differs is listed. Fields younger than that run count
+            as having had their defaults.
     """
-    new = json.loads(json.dumps(asdict(experiment), default=str))
+    new, defaults = (json.loads(json.dumps(asdict(e), default=str)) for e in (experiment, type(experiment)()))
     old, parts = load_settings(folder), {f.name for f in fields(Experiment)} | {f.name for f in fields(SceneExperiment)}
     if old and any(Path(folder).glob("checkpoint-*.pt")):
-        refuse_other_settings(folder, *({k: v for k, v in settings.items() if k in parts} for settings in (old, new)))
+        both = {**flatten(defaults), **flatten(old)}, flatten(new)
+        refuse_other_settings(folder, *({k: v for k, v in s.items() if k.split(".")[0] in parts} for s in both))
     if int(os.environ.get("RANK", "0")) == 0:  # of several processes only the first writes
         with atomic_write(Path(folder) / "experiment.json") as path:
             path.write_text(json.dumps(new, indent=2) + "\n")

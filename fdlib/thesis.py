@@ -14,7 +14,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from fdlib.experiments import Architecture, Data, Experiment, SceneExperiment, SceneLoss, SceneModel, Schedule, Views
+from fdlib.experiments import Architecture, Data, Experiment, SceneExperiment, SceneLoss, SceneModel, Schedule
 from fdlib.training import TrainingConfig
 
 SILENT = "The text is silent on dropout, attention, warm-up and mirroring: none but attention at 16x16."
@@ -77,10 +77,12 @@ LAPTOP: dict[str, tuple[str, Experiment]] = {
 
 # ---------------------------------------------------------------------- chapter 3
 
-ENCODER = dict(channels=64, multipliers=(1, 1, 2, 2, 4), blocks=2, fold=1)
-MLP = dict(resolution=0, samples=192)  # one network, as the thesis has it for 360 degrees; 64 + 128 samples are NeRF's
-RAYS = SceneLoss(score_pixels=64, score_samples=64, render_pixels=1024)
-LONG = TrainingConfig(steps=200_000, batch_size=4, learning_rate=1e-4, ema_decay=0.999, save_every=5000, workers=0)
+THESIS_SCENE = SceneExperiment(
+    # one MLP, as the thesis has it for 360 degrees; 64 + 128 samples are NeRF's
+    model=SceneModel(channels=64, multipliers=(1, 1, 2, 2, 4), blocks=2, fold=1, resolution=0, samples=192),
+    loss=SceneLoss(score_pixels=64, score_samples=64, render_pixels=1024),
+    training=TrainingConfig(steps=200_000, batch_size=4, learning_rate=1e-4, ema_decay=0.999, save_every=5000),
+)
 POSES_SILENT = (
     "The text is silent on lambda (.1 here), and its linear schedule with T = 100 would not end in noise (cosine here). 4 views "
     "x 1024 rays are NeRF's 4096; rates stay constant, where NeRF's fall."
@@ -91,12 +93,7 @@ THESIS_SCENES: dict[str, tuple[str, SceneExperiment]] = {
     f"llff-{scene}": (
         f"Thesis 3.4: LLFF {scene}, one free camera a view (algorithm 3). 378x504 there; here the middle square at 368 px, the "
         f"nearest that five stages can halve. No NDC. {POSES_SILENT}",
-        SceneExperiment(
-            Views("llff", scene=scene, size=368),
-            SceneModel(candidates=1, cameras="free", **ENCODER, **MLP),
-            replace(RAYS),
-            replace(LONG),
-        ),
+        THESIS_SCENE.with_(source="llff", scene=scene, size=368, candidates=1, cameras="free"),
     )
     for scene in LLFF
 }
@@ -104,44 +101,34 @@ for _k in range(1, 6):
     THESIS_SCENES[f"car{_k}"] = (
         f"Thesis 3.4: ShapeNet car {_k} of 5 at 128 px, 8 candidates in the octants. Which five cars the text does not say: "
         f"pass --views.path. {POSES_SILENT}",
-        SceneExperiment(
-            Views("srn", scene=f"car{_k}", size=128),
-            SceneModel(8, rows=2, **ENCODER, **MLP),
-            replace(RAYS),
-            replace(LONG),
-        ),
+        THESIS_SCENE.with_(source="srn", scene=f"car{_k}", size=128, candidates=8, rows=2),
     )
 for _scene in ("lego", "drums"):
     THESIS_SCENES[_scene] = (
         f"Thesis 3.4: synthetic {_scene} at 128 px, 12 candidates over the quadrants of a half sphere (3 bands). {POSES_SILENT}",
-        SceneExperiment(
-            Views("blender", scene=_scene, size=128),
-            SceneModel(12, elevation=(0.0, 1.5), rows=3, **ENCODER, **MLP),
-            replace(RAYS),
-            replace(LONG),
-        ),
+        THESIS_SCENE.with_(source="blender", scene=_scene, size=128, candidates=12, elevation=(0.0, 1.5), rows=3),
     )
 
-SHORT = TrainingConfig(
-    steps=2000, batch_size=16, learning_rate=1e-2, decay="cosine", ema_decay=0.99, log_every=50, save_every=500
+SHORT_SCENE = SceneExperiment(
+    loss=SceneLoss(power=2.0, assignment="balanced", blur=1.5, field_rate=1e-2, encoder_rate=1e-3),
+    training=TrainingConfig(
+        steps=2000, batch_size=16, learning_rate=1e-2, decay="cosine", ema_decay=0.99, log_every=50, save_every=500
+    ),
 )
-QUICK = SceneLoss(power=2.0, assignment="balanced", blur=1.5, field_rate=1e-2, encoder_rate=1e-3)
 
 SCENE_LAPTOP: dict[str, tuple[str, SceneExperiment]] = {
     "llff-laptop": (
         "LLFF cut down to 48 px, a voxel scene and one free camera a view, for minutes on 2 CPU cores. Not tuned.",
-        SceneExperiment(Views("llff", size=48), SceneModel(1, "free"), replace(QUICK), replace(SHORT)),
+        SHORT_SCENE.with_(source="llff", size=48, candidates=1, cameras="free"),
     ),
     "car-laptop": (
         "The rendered toy car of chapter 10 at 32 px, 8 candidates, for minutes on 2 CPU cores (--views.source srn: ShapeNet's).",
-        SceneExperiment(Views(), SceneModel(elevation=(0.1, 1.0)), replace(QUICK), replace(SHORT)),
+        SHORT_SCENE.with_(elevation=(0.1, 1.0)),
     ),
     **{
         f"{scene}-laptop": (
             f"Synthetic {scene} cut down to 32 px and a voxel scene, 12 candidates, for minutes on 2 CPU cores. Not tuned.",
-            SceneExperiment(
-                Views("blender", scene=scene), SceneModel(12, elevation=(0.0, 1.5)), replace(QUICK), replace(SHORT)
-            ),
+            SHORT_SCENE.with_(source="blender", scene=scene, candidates=12, elevation=(0.0, 1.5)),
         )
         for scene in ("lego", "drums")
     },

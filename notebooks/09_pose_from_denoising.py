@@ -58,7 +58,6 @@ import copy
 import json
 import math
 import time
-from dataclasses import replace
 
 import matplotlib.pyplot as plt
 import torch
@@ -142,7 +141,7 @@ assert torch.isfinite(zero.grad).all() and zero.grad.abs().sum() > 0
 # scene is a thin grey fog.
 
 # %%
-experiment = replace(FORWARD["single"], steps=profile.pick(ci=60, laptop=1000, gpu=1500), seed=0)
+experiment = FORWARD["single"].with_(steps=profile.pick(ci=60, laptop=1000, gpu=1500), log_every=10, seed=0)
 schedule = experiment.schedule()  # T = 100, as in the thesis
 model = experiment.build(views).to(device)
 untrained = copy.deepcopy(model).eval()
@@ -259,16 +258,13 @@ else:
     raise AssertionError("the unscaled schedule must be refused")
 assert schedule.alpha_bars[-1] < 0.001
 
+
 # %% [markdown]
 # ## Training
 #
 # Two learning rates, as in the thesis: the scene learns fast, the encoder slowly. The scene starts blurred, so that cameras find their way before there are details to lock on to.
 
 # %%
-settings = experiment.training(model)
-settings["config"] = replace(settings["config"], log_every=10)
-
-
 @torch.no_grad()
 def preview(state):
     few = held_images[:8]
@@ -279,7 +275,8 @@ run = train(
     model,
     experiment.objective(),
     views,
-    **settings,
+    experiment.training,
+    parameters=experiment.parameters(model),
     callbacks=[widgets.live_picture(preview)],
     callback_every=profile.pick(ci=30, laptop=100, gpu=100),
 )
@@ -583,8 +580,8 @@ LENS = 1.3
 bent = experiment.build(MultiView(views.images, views.c2w, LENS * views.focal, views.near, views.far, views.bound)).to(
     device
 )
-short = replace(experiment, steps=profile.pick(ci=20, laptop=1000, gpu=1500))
-bent_run = train(bent, short.objective(), views, **short.training(bent))
+short = experiment.with_(steps=profile.pick(ci=20, laptop=1000, gpu=1500))
+bent_run = train(bent, short.objective(), views, short.training, parameters=short.parameters(bent))
 with torch.no_grad():
     bent_cameras = {
         name: bent_run.ema.eval().localise(part, schedule)
@@ -621,7 +618,7 @@ widgets.slider_gallery(flight.images, description="camera", scale=6, play=True)
 # %% [markdown]
 # ## What to try
 #
-# - `blur=0` in `replace(experiment, …)`: details from the first step. Where do the cameras end?
+# - `experiment.with_(blur=0)`: details from the first step. Where do the cameras end?
 # - `power=1`: noise of all levels equally often. What gets worse, localisation or sampling?
 # - `clean=True`: show the encoder the clean view (an autoencoder). What do samples from noise look like then?
 # - More pixels: `MultiView.render("desk", size=64)` shows more parallax. Do place and turn still trade?

@@ -57,7 +57,6 @@ profile = course.bootstrap(drive=False)  # on Colab, drive=True keeps your train
 import copy
 import json
 import math
-from dataclasses import replace
 
 import matplotlib.pyplot as plt
 import numpy as np
@@ -128,9 +127,10 @@ print(f"radius {distance.mean():.2f}, focal length {views.focal:.1f} pixels, "
 # Here they are before any training: eight candidates (large), and the 120 true cameras (small), coloured by azimuth.
 
 # %%
-experiment = replace(POSES["balanced"], steps=profile.pick(ci=40, laptop=2600, gpu=2600), seed=0)
+steps = profile.pick(ci=40, laptop=2600, gpu=2600)
+experiment = POSES["balanced"].with_(elevation=ELEVATION, steps=steps, log_every=10, seed=0)
 schedule = experiment.schedule()
-model = experiment.build(views, ELEVATION).to(device)
+model = experiment.build(views).to(device)
 untrained = copy.deepcopy(model).eval()
 
 
@@ -410,11 +410,9 @@ def remember(state):
 
 
 remember(TrainingState(model, untrained))  # step 0
-settings = experiment.training(model)
-settings["config"] = replace(settings["config"], log_every=10)
 watch = widgets.live_picture(lambda state: torch.cat([images[:8].cpu(), film[-1][-1]]))
-run = train(model, experiment.objective(), views, **settings, callbacks=[remember, watch],
-            callback_every=profile.pick(ci=20, laptop=200, gpu=200))
+run = train(model, experiment.objective(), views, experiment.training, parameters=experiment.parameters(model),
+            callbacks=[remember, watch], callback_every=profile.pick(ci=20, laptop=200, gpu=200))
 yours = run.ema.eval()
 
 
@@ -828,7 +826,7 @@ plt.show()
 # %% [markdown]
 # ## What to try
 #
-# - `replace(experiment, candidates=4)`, then 12 (thesis figure 3.11). Which is the first to fail, and how does the film look when it does?
+# - `experiment.with_(candidates=4)`, then 12 (thesis figure 3.11). Which is the first to fail, and how does the film look when it does?
 # - `weight=1.0`, `weight=0.01`: lambda of equation 3.4 (table 3.2). Watch `score_is_right` in `run.history`.
 # - `blur=0`: a sharp scene from the first step.
 # - `assignment="minimum"`, and watch `most_used` in `run.history`: when does the fate of the run decide itself?

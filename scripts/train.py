@@ -71,8 +71,7 @@ def main(run: Run | SceneRun) -> TrainingState:
     scene = isinstance(run, SceneRun)
     if scene:
         dataset = run.views.build("train")
-        denoiser = run.model.build(dataset)
-        objective, picture = run.loss.build(run.training.steps), views_picture(run)
+        denoiser, objective, picture = run.build(dataset), run.objective(), views_picture(run)
     else:
         denoiser, objective = run.build(), run.objective()
         dataset = run.data.build(run.model.image_size, labels=bool(run.model.classes))
@@ -90,7 +89,7 @@ def main(run: Run | SceneRun) -> TrainingState:
         parameters=run.parameters(denoiser) if scene else None,
         augment=flip if not scene and run.data.flip else None,
         tensorboard=run.tensorboard,
-        callbacks=[picture],
+        callbacks=[] if scene and run.model.per_view else [picture],  # NeRF-- cannot localise held-out views
         callback_every=run.sample_every,
     )
 
@@ -130,7 +129,7 @@ def views_picture(run: SceneRun) -> Callable[[TrainingState], None]:
     def draw(state: TrainingState) -> None:
         model, device = state.ema, next(state.ema.parameters()).device
         with torch.no_grad():
-            poses = model.localise(images.to(device), run.loss.build(1).schedule, 0 if run.loss.clean else None)
+            poses = model.localise(images.to(device), run.schedule(), 0 if run.loss.clean else None)
         size, samples = model.image_size, model.samples
         made = render_path(model.field, poses, model.focal, size, model.near, model.far, samples, progress=False)
         seen = made.images.clamp(-1, 1)

@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 import torch
 
-from fdlib.experiments import Views, load_model
-from fdlib.presets import POSES, PRESETS, SCENES, Architecture, Data, Experiment, Schedule
+from fdlib.experiments import SceneExperiment, SceneLoss, SceneModel, Views, keep_settings, load_model, read_changes
+from fdlib.presets import FORWARD, LEGO, POSES, PRESETS, SCENES, Architecture, Data, Experiment, Schedule
 from fdlib.process import DenoisingObjective, PowerT, uniform_t
 from fdlib.training import TrainingConfig
 
@@ -91,7 +91,9 @@ def test_presets_for_laptops_are_small(name):
 
 
 def test_presets_do_not_share_their_parts():
+    scenes = [*(e for _, e in SCENES.values()), *POSES.values(), *FORWARD.values(), *LEGO.values()]
     parts = [part for _, e in PRESETS.values() for part in (e.model, e.data, e.schedule, e.training)]
+    parts += [part for e in scenes for part in (e.views, e.model, e.loss, e.training)]
     assert len({id(part) for part in parts}) == len(parts)  # an override of one changes no other
 
 
@@ -193,24 +195,114 @@ def test_training_settings_of_every_preset_are_valid():
         assert TrainingConfig(**asdict(experiment.training)) == experiment.training
 
 
+# ---------------------------------------------------------------------- changes
+
+
+def test_fields_are_changed_by_path_or_by_a_name_that_only_one_part_has():
+    old = Experiment(Architecture(64), Data("shapes3d"), start="here")
+    new = old.with_(steps=7, start="there", **{"data.seed": 3, "training.seed": 4, "model.image_size": 8})
+    assert (new.training.steps, new.start, new.data.seed, new.training.seed, new.model.image_size) == (
+        7,
+        "there",
+        3,
+        4,
+        8,
+    )
+    assert new.data.source == "shapes3d" and old == Experiment(Architecture(64), Data("shapes3d"), start="here")
+    copy = old.with_()
+    assert copy == old and all(getattr(copy, part) is not getattr(old, part) for part in ("model", "data", "training"))
+    assert type(SceneExperiment().with_(seed=3)) is SceneExperiment  # no other part of it has a seed
+
+
+@pytest.mark.parametrize("changes, message", [
+    ({"seed": 1}, r"seed: say which of data\.seed, training\.seed"),
+    ({"speed": 1}, r"speed: there is no such field; there are model\.image_size"),
+    ({"training.count": 1}, r"training\.count: there is no such field"),
+    ({"steps": 0}, "steps must be >= 1"),
+])  # fmt: skip
+def test_changes_that_mean_nothing_are_refused(changes, message):
+    with pytest.raises(ValueError, match=message):
+        Experiment().with_(**changes)
+
+
+def test_changes_are_read_as_python_or_as_words():
+    texts = ["blur=0.5", "clean=True", "assignment=minimum", "model.regions=(4, 2)", "name="]
+    expected = {"blur": 0.5, "clean": True, "assignment": "minimum", "model.regions": (4, 2), "name": ""}
+    assert read_changes(texts) == expected
+
+
+def test_a_run_goes_on_though_it_is_older_than_a_field(tmp_path):
+    """What an earlier version did not know had its default."""
+    experiment = SCENES["car-laptop"][1]
+    keep_settings(experiment, tmp_path)
+    (tmp_path / "checkpoint-1.pt").touch()
+    settings = json.loads((tmp_path / "experiment.json").read_text())
+    del settings["loss"]["temperature"], settings["model"]["per_view"]
+    (tmp_path / "experiment.json").write_text(json.dumps(settings))
+    with pytest.raises(ValueError, match=r"loss\.temperature: 0\.2 there, 0\.3 here"):
+        keep_settings(experiment.with_(temperature=0.3), tmp_path)
+    assert "temperature" not in json.loads((tmp_path / "experiment.json").read_text())["loss"]
+    keep_settings(experiment, tmp_path)
+    assert json.loads((tmp_path / "experiment.json").read_text())["loss"]["temperature"] == 0.2
+
+
 # ---------------------------------------------------------------------- poses
+
+TINY = dict(steps=1, batch_size=4, resolution=8, samples=4, score_pixels=4, render_pixels=8)
+
+
+def car():
+    from fdlib.data.multiview import MultiView
+
+    return MultiView.render("car", views=8, size=16, seed=0)
 
 
 @pytest.mark.parametrize("name", POSES)
 def test_pose_experiments_build_and_take_a_step(name):
-    from dataclasses import replace
-
-    from fdlib.data.multiview import MultiView
     from fdlib.training import train
 
-    views = MultiView.render("car", views=8, size=16, seed=0)
-    experiment = replace(POSES[name], steps=1, batch_size=4, resolution=8, samples=4, score_pixels=4, render_pixels=8)
-    model = experiment.build(views, (0.1, 1.0))
+    views, experiment = car(), POSES[name].with_(**TINY)
+    model = experiment.build(views)
     assert model.radius == pytest.approx(3.0) and model.focal == views.focal
-    state = train(model, experiment.objective(), views, **experiment.training(model), progress=False)
+    assert model.views == (8 if name == "nerf--" else 0)
+    groups = experiment.parameters(model)
+    state = train(model, experiment.objective(), views, experiment.training, parameters=groups, progress=False)
     assert state.step == 1
 
 
+def test_a_scene_s_experiment_is_its_parts_put_together_by_hand():
+    """Weights and the first loss, bit by bit."""
+    from fdlib.pose import PoseDenoiser, PoseObjective
+    from fdlib.schedule import NoiseSchedule
+
+    views, experiment = car(), POSES["balanced"].with_(**TINY, seed=5, temperature=0.3)
+    model = experiment.build(views)
+    torch.manual_seed(5)
+    again = PoseDenoiser(16, views.focal, views.near, views.far, radius=model.radius, elevation=(0.1, 1.0), resolution=8,
+                         bound=views.bound, samples=4)  # fmt: skip
+    assert all(torch.equal(value, again.state_dict()[name]) for name, value in model.state_dict().items())
+    by_hand = PoseObjective(NoiseSchedule.cosine(100), 1, temperature=0.3, score_pixels=4, render_pixels=8,
+                            timesteps=PowerT(2.0))  # fmt: skip
+    losses = [
+        f(m, views.images, torch.Generator().manual_seed(1))[0]
+        for f, m in ((experiment.objective(), model), (by_hand, again))
+    ]
+    assert torch.equal(*losses)
+    assert [group["lr"] for group in experiment.parameters(model)] == [1e-2, 1e-3]
+
+
+def test_every_setting_of_a_scene_s_model_and_loss_has_a_field():
+    import inspect
+
+    from fdlib.pose import PoseDenoiser, PoseObjective
+
+    of_views = {"image_size", "focal", "near", "far", "radius", "bound", "views"}
+    assert set(inspect.signature(PoseDenoiser).parameters) - of_views == set(asdict(SceneModel())) - {"per_view"}
+    fixed, ours = {"schedule", "steps", "timesteps", "blur_share"}, {"T", "power", "field_rate", "encoder_rate"}
+    assert set(inspect.signature(PoseObjective).parameters) - fixed == set(asdict(SceneLoss())) - ours
+
+
 def test_the_methods_differ_in_what_they_are_named_for():
-    assert POSES["minimum"].assignment == "minimum" and POSES["autoencoder"].clean and POSES["nerf--"].per_view
-    assert len({e.steps for e in POSES.values()}) == 1  # the same budget
+    assert POSES["minimum"].loss.assignment == "minimum" and POSES["autoencoder"].loss.clean
+    assert POSES["nerf--"].model.per_view
+    assert len({e.training.steps for e in POSES.values()}) == 1  # the same budget
