@@ -24,6 +24,7 @@ import json
 import os
 import platform
 import time
+from dataclasses import replace
 from itertools import product
 from pathlib import Path
 
@@ -37,6 +38,7 @@ from fdlib import course
 from fdlib.data.photos import ArrayImages
 from fdlib.emergence import mask_health
 from fdlib.experiments import Architecture
+from fdlib.factorized import FactorizedUNet, resize_masks
 from fdlib.files import atomic_write
 from fdlib.images import from_uint8
 from fdlib.metrics.baselines import disc, grabcut, kmeans_colours, kmeans_features
@@ -157,14 +159,37 @@ def turned(batch: dict, generator: torch.Generator) -> dict:
 
 
 def architecture(name: str, o: argparse.Namespace) -> Architecture:
-    regions = {"factorized": o.regions, "plain": 0, "supervised": 2}[name]
-    return Architecture(64, o.channels, (1, 2, 3), blocks=1, attention=(), fold=o.fold, regions=regions)
+    """The ceiling works at the pictures' 64 pixels and is as wide as it was when it was measured; the others see ``--size``."""
+    if name == "supervised":
+        return Architecture(64, 24, (1, 2, 3), blocks=1, attention=(), fold=4, regions=2)
+    regions = {"factorized": o.regions, "plain": 0}[name]
+    return Architecture(o.size, o.channels, (1, 2, 2), blocks=1, attention=(), fold=o.fold, regions=regions)
+
+
+def smaller(images: Tensor, size: int) -> Tensor:
+    """Pictures (N, C, S, S) at ``size``: each pixel is the mean of those that it covers."""
+    return resize_masks(images, (size, size)).clamp(-1, 1)
+
+
+def segment(network: FactorizedUNet, images: Tensor, t: int, schedule: NoiseSchedule) -> Tensor:
+    """Soft masks (N, K, S, S) of pictures (N, C, S, S), found at the network's resolution."""
+    small = smaller(images, network.image_size).to(next(network.parameters()).device)
+    masks = network.segment(small, t, schedule=schedule).cpu()
+    return resize_masks(masks, images.shape[-2:], "bilinear")
+
+
+def slow_masks(network: FactorizedUNet, rate: float, share: float) -> list[dict]:
+    """Parameter groups in which the mask generator learns at ``share`` of everything else's rate."""
+    masks = list(network.mask_generator.parameters())
+    others = [p for name, p in network.named_parameters() if not name.startswith("mask_generator.")]
+    return [{"params": others, "lr": rate}, {"params": masks, "lr": rate * share}]
 
 
 def run(name: str, seed: int, data: Flowers, o: argparse.Namespace) -> dict:
     """Train one network with one seed, and score its regions."""
     torch.manual_seed(seed)
     network, schedule = architecture(name, o).build(), NoiseSchedule.linear(1000)
+    started = time.perf_counter()
     config = TrainingConfig(
         steps=o.steps, batch_size=o.batch, learning_rate=o.rate, warmup=100, ema_decay=0.995, seed=seed,
         save_every=o.save_every, mixed_precision=course.precision() if torch.cuda.is_available() else "no",
@@ -172,10 +197,11 @@ def run(name: str, seed: int, data: Flowers, o: argparse.Namespace) -> dict:
     if name == "supervised":
         dataset, objective = LabelledImages(data.fit, data.fit_labels), LabelObjective()
     else:
-        whole = ArrayImages(data.train)
+        photos = smaller(from_uint8(data.train), o.size)
+        whole = ArrayImages(photos)
         dataset, objective = whole, DenoisingObjective(schedule, PowerT(o.power))
         if o.whole < 1:
-            close = ArrayImages(windows(data.train, 5, tuple(o.zoom), seed))
+            close = ArrayImages(smaller(from_uint8(windows(data.train, 5, tuple(o.zoom), seed)), o.size))
             dataset = Stages({0.0: close, 1 - o.whole: whole}) if o.whole else close
     folder = o.folder / f"{name}-{seed}" if o.folder else None
     watch: list[dict] = []
@@ -183,37 +209,53 @@ def run(name: str, seed: int, data: Flowers, o: argparse.Namespace) -> dict:
     def look(state) -> None:
         """Without labels: are regions emerging?"""
         if name == "factorized":
-            health = mask_health(state.ema.segment(data.fit[:100], schedule=schedule))
+            health = mask_health(segment(state.ema, data.fit[:100], o.time, schedule))
             watch.append({"step": state.step, "says": str(health)})
             print(f"step {state.step}: {health}", flush=True)
 
+    groups, first = None, 0
+    if name == "factorized":
+        first, groups = min(o.masks_from, o.steps - 1), slow_masks(network, o.rate, o.mask_rate)
+        if first and not (folder and list(folder.glob("checkpoint-*"))):
+            # masks that learn from the first step settle on a cut of the frame before anything can be denoised (flowers.md)
+            network.mask_generator.requires_grad_(False)
+            train(network, objective, dataset, replace(config, steps=first, seed=seed + 1000), augment=turned,
+                  parameters=groups[:1], progress=not o.quiet)  # fmt: skip
+            network.mask_generator.requires_grad_(True)
+    before = time.perf_counter() - started
     state = train(
-        network, objective, dataset, config, folder=folder, augment=turned, callbacks=[look],
-        callback_every=o.save_every, progress=not o.quiet,
+        network, objective, dataset, replace(config, steps=o.steps - first), folder=folder, augment=turned,
+        parameters=groups, callbacks=[look], callback_every=o.save_every, progress=not o.quiet,
     )  # fmt: skip
-    ema = state.ema.eval()
-    result = {"model": name, "seed": seed, "steps": state.step, "seconds": state.seconds, "batch": o.batch}
+    ema, seconds = state.ema.eval(), before + state.seconds
+    result = {"model": name, "seed": seed, "steps": first + state.step, "seconds": seconds, "batch": o.batch}
     if name == "supervised":
         regions = classify(ema, data.test)
         result |= scores(regions, data.test_labels)
     elif name == "plain":
-        fit, regions = kmeans_features(ema, data.fit, data.test, o.clusters, schedule=schedule)
+        small = [smaller(x, o.size) for x in (data.fit, data.test)]
+        found = kmeans_features(ema, *small, o.clusters, schedule=schedule)
+        times = data.test.shape[-1] // o.size
+        fit, regions = (r.repeat_interleave(times, 1).repeat_interleave(times, 2) for r in found)
         result |= judge(data, fit, regions, o.clusters) | {"regions": o.clusters}
     else:
-        device = next(ema.parameters()).device
-        fit, masks = (ema.segment(x.to(device), schedule=schedule).cpu() for x in (data.fit, data.test))
+        fit, masks = (segment(ema, x, o.time, schedule) for x in (data.fit, data.test))
         health, regions = mask_health(masks), hard(masks)
         result |= judge(data, fit, masks, o.regions) | {"regions": o.regions, "health": str(health), "watch": watch}
-    result |= {"parameters": ema.parameter_count, "settings": settings(o)} | PROVENANCE
+    result |= {"parameters": ema.parameter_count, "settings": settings(name, o)} | PROVENANCE
     if o.folder:
         with atomic_write(o.folder / f"{name}-{seed}.npz") as path, open(path, "wb") as file:
             np.savez_compressed(file, regions=regions.numpy().astype(np.uint8))
     return result
 
 
-def settings(o: argparse.Namespace) -> dict:
-    names = ("steps", "batch", "rate", "power", "channels", "fold", "regions", "clusters", "zoom", "whole")
-    return {name: getattr(o, name) for name in names}
+def settings(name: str, o: argparse.Namespace) -> dict:
+    """What the row was trained and scored with."""
+    common = ("steps", "batch", "rate", "channels", "fold")
+    if name == "supervised":
+        return {key: getattr(o, key) for key in common} | {"size": 64, "channels": 24, "fold": 4}
+    own = {"plain": ("clusters",), "factorized": ("regions", "mask_rate", "masks_from", "time")}[name]
+    return {key: getattr(o, key) for key in (*common, "size", "power", "zoom", "whole", *own)}
 
 
 PROVENANCE: dict[str, str] = {}  # of the code that runs, so taken at the start
@@ -236,16 +278,20 @@ def main() -> None:
         "--train", nargs="+", default=[], choices=("factorized", "plain", "supervised"), help="networks"
     )
     parser.add_argument("--seeds", type=int, nargs="+", default=[0], help="one run for each")
-    parser.add_argument("--steps", type=int, default=3000, help="of each training")
+    parser.add_argument("--steps", type=int, default=1800, help="of each training")
     parser.add_argument("--batch", type=int, default=16, help="pictures a step")
-    parser.add_argument("--rate", type=float, default=1e-3, help="of Adam")
+    parser.add_argument("--rate", type=float, default=2e-3, help="of Adam")
     parser.add_argument("--power", type=float, default=1.5, help="times are drawn as T u^power")
-    parser.add_argument("--channels", type=int, default=24, help="C, the width of the first stage")
-    parser.add_argument("--fold", type=int, default=4, help="pixels, along a side, that one position covers")
+    parser.add_argument("--channels", type=int, default=16, help="C, the width of the first stage")
+    parser.add_argument("--fold", type=int, default=2, help="pixels, along a side, that one position covers")
+    parser.add_argument("--size", type=int, default=32, help="pixels, along a side, that the denoisers see")
+    parser.add_argument("--mask-rate", type=float, default=0.1, help="rate of the mask generator, of all else's")
+    parser.add_argument("--masks-from", type=int, default=300, help="steps before the mask generator learns at all")
+    parser.add_argument("--time", type=int, default=150, help="t, the noise at which pictures are segmented")
     parser.add_argument("--regions", type=int, default=2, help="K of the factorized model")
     parser.add_argument("--clusters", type=int, default=6, help="of k-means on the plain model's features")
     parser.add_argument("--zoom", type=float, nargs=2, default=(0.4, 1.0), help="widths of the windows")
-    parser.add_argument("--whole", type=float, default=0.4, help="last share of the training, on whole pictures")
+    parser.add_argument("--whole", type=float, default=0.0, help="last share of the training, on whole pictures")
     parser.add_argument("--save-every", type=int, default=500, help="steps between checkpoints and judgements")
     parser.add_argument("--threads", type=int, help="CPU threads (all)")
     parser.add_argument("--folder", type=Path, help="for checkpoints and predictions")
