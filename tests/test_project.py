@@ -281,7 +281,9 @@ def test_no_docstring_holds_raw_html():
         for node in ast.walk(ast.parse(file.read_text(encoding="utf-8"))):
             if isinstance(node, (ast.Module, ast.ClassDef, ast.FunctionDef, ast.AsyncFunctionDef)):
                 text = re.sub(r"`[^`]*`", "", ast.get_docstring(node) or "")
-                found += [f"{file.relative_to(ROOT)}: {tag}" for tag in re.findall(r"</?[a-z][a-z0-9]*\b[^>\n]*>", text)]
+                found += [
+                    f"{file.relative_to(ROOT)}: {tag}" for tag in re.findall(r"</?[a-z][a-z0-9]*\b[^>\n]*>", text)
+                ]
     assert not found, "put these in backticks, or say it in words"
 
 
