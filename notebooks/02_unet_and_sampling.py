@@ -281,7 +281,7 @@ viz.show_rows({
 # Now as many as a score needs, from noise that all networks share: your network, and the same network trained longer.
 
 # %%
-z = torch.randn(profile.pick(ci=500, laptop=500, gpu=1000), 3, 32, 32, generator=torch.Generator().manual_seed(3))
+z = torch.randn(profile.pick(ci=300, laptop=500, gpu=1000), 3, 32, 32, generator=torch.Generator().manual_seed(3))
 
 
 def paint(model):
