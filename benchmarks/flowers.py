@@ -12,8 +12,10 @@ background is fitted on (and what the supervised ceiling learns from).
 
 Scores are means over test pictures, in per cent, as the thesis's table 2.1 has them: accuracy, IoU and DICE of the
 flower. The map is the subset of the regions with the best IoU on the other half. "Oracle" has a map of its own for each test
-picture, fitted on that picture. ``--folder`` keeps checkpoints; a run
-that was stopped goes on. Predictions are saved there.
+picture, fitted on that picture. ``--folder`` keeps checkpoints; a run that was stopped goes on. Predictions are saved there.
+
+The denoisers see pictures reduced to ``--size``, and masks are enlarged again before they are scored. A factorized model first
+trains ``--masks-from`` steps with its mask generator still; why, and what came of it: ``flowers.md``.
 """
 
 from __future__ import annotations

@@ -60,6 +60,8 @@ class Parts:
             if len(found) > 1:
                 raise ValueError(f"{name}: say which of {', '.join(found)}")
             part, _, last = found[0].rpartition(".")
+            if isinstance(getattr(own.get(part, self), last), bool) and not isinstance(value, bool):
+                raise ValueError(f"{found[0]} must be True or False, got {value!r}")  # any word would count as True
             (parts[part] if part else top)[last] = value
         return replace(self, **top, **{part: replace(own[part], **new) for part, new in parts.items()})
 

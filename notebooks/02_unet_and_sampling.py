@@ -29,8 +29,8 @@
 #
 # | profile | time |
 # |---|---|
-# | `ci` | about 60 s |
-# | `laptop` | 9 min on two cores that had other work for a third of it |
+# | `ci` | about 70 s |
+# | `laptop` | 7 min on two cores |
 # | `gpu` | about 10 min (estimated, never timed on one) |
 #
 # **Before you start**: [chapter 1](01_ddpm_basics.ipynb); convolutions, and what a training loop does.

@@ -201,13 +201,8 @@ def test_training_settings_of_every_preset_are_valid():
 def test_fields_are_changed_by_path_or_by_a_name_that_only_one_part_has():
     old = Experiment(Architecture(64), Data("shapes3d"), start="here")
     new = old.with_(steps=7, start="there", **{"data.seed": 3, "training.seed": 4, "model.image_size": 8})
-    assert (new.training.steps, new.start, new.data.seed, new.training.seed, new.model.image_size) == (
-        7,
-        "there",
-        3,
-        4,
-        8,
-    )
+    assert (new.training.steps, new.start, new.model.image_size) == (7, "there", 8)
+    assert (new.data.seed, new.training.seed) == (3, 4)
     assert new.data.source == "shapes3d" and old == Experiment(Architecture(64), Data("shapes3d"), start="here")
     copy = old.with_()
     assert copy == old and all(getattr(copy, part) is not getattr(old, part) for part in ("model", "data", "training"))
@@ -219,6 +214,7 @@ def test_fields_are_changed_by_path_or_by_a_name_that_only_one_part_has():
     ({"speed": 1}, r"speed: there is no such field; there are model\.image_size"),
     ({"training.count": 1}, r"training\.count: there is no such field"),
     ({"steps": 0}, "steps must be >= 1"),
+    ({"flip": "false"}, r"data\.flip must be True or False, got 'false'"),
 ])  # fmt: skip
 def test_changes_that_mean_nothing_are_refused(changes, message):
     with pytest.raises(ValueError, match=message):
