@@ -38,9 +38,9 @@ PRESETS: dict[str, tuple[str, Experiment]] = {
         "Region masks on rendered 3D Shapes at 32 px, for minutes on 2 CPU cores (chapter 4, `make demo`).",
         Experiment(
             _regions(),
-            Data("shapes3d", layout="close", whole=0.55),
+            Data("shapes3d", layout="close", whole=0.65),
             Schedule(power=1.5),
-            TrainingConfig(steps=3_800, batch_size=16, learning_rate=2e-3, warmup=100, ema_decay=0.99, seed=3),
+            TrainingConfig(steps=4_200, batch_size=16, learning_rate=3e-3, warmup=100, ema_decay=0.99, seed=3),
         ),
     ),
     "regions32-long": (
