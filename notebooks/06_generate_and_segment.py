@@ -116,7 +116,7 @@ plt.legend()
 plt.show()
 
 # %% [markdown]
-# The layout that all rooms share is there from the first step; what belongs to *this* picture comes below $t = 300$ and grows to the end. At the very end the blue curve jumps: within the last steps a tenth of the pixels change their regions. The rows above show how,
+# The layout that all rooms share is there from the first step; what belongs to *this* picture comes below $t = 500$ and grows to the end. At the very end the blue curve jumps: within the last steps a tenth of the pixels change their regions. The rows above show how,
 # and not for the better. Keep that in mind; two sections on there is a reason.
 #
 # ## Are the masks of generated pictures right?
@@ -182,7 +182,7 @@ print(f"masks of the last step (algorithm 2), t = {made.times[-1]}: {per_step[-1
 # The models of chapter 5, all trained for the same 1200 steps, were put to a better judge (`python benchmarks/ablations.py --judge`; right on .996 of the test pixels; three seeds, 320 samples each). Masks that come along agree with it on .76 of the pixels (.74 to .79), masks of the same pictures at $t = 30$ on .85 (.84 to .87); k-means on
 # the plain model's features on .61 (.57 to .64), and on the wide one's on .63 (.60 to .67).
 #
-# The thesis's table has the same order on every data set (91 to 93 against 71 to 84 per cent). Be fair to the plain model: its pictures are the better ones here. It was trained four times as long, on whole pictures only.
+# The thesis's table has the same order on every data set (91 to 93 against 71 to 84 per cent). Be fair to the plain model: its pictures are the better ones here. It has seen more pictures in training, 512 000 against 320 000, all of them whole.
 #
 # ## From one picture to another
 #
