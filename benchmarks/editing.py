@@ -8,19 +8,23 @@ renderer's label; or discovered: the mask of ``shapes32_regions`` around the pic
 strength is set so that the RMS change inside is ``--target``; where four rounds do not reach within 30 % of it, the edit counts
 as "not reached" and still enters. "energy" is summed squared change inside over outside, "ratio" the same of mean squares.
 
-Settings (times, windows, ranks) were chosen on 3 training pictures. Results are written after every picture, so that an
-interrupted run keeps what it has.
+Factors: 5 directions of each picture, at a larger change. How far do the object's hue, scale and shape move, how far floor, wall
+and orientation? A direction counts where it moves one of the former by more than 1 standard deviation and all of the latter by
+less than .2: in the sense in which it came out, and (``either_sense``) in one of its two.
+
+Settings (times, windows, ranks, sizes) were chosen on 3 to 8 training pictures. Results are written after every picture, so that
+an interrupted run keeps what it has; those of other variants in the file are kept too.
 """
 
 from __future__ import annotations
 
 import argparse
+import itertools
 import json
 import platform
-import sys
 import time
 import warnings
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
@@ -43,15 +47,45 @@ GRID = time_grid(1000, 25)
 PARTIAL = [t for t in GRID if t <= 440]  # what windows below 440 need
 QUICK = dict(extra=4, tolerance=0.01)
 SOFT = dict(projection="soften", rest_rank=40, iterations=2, **QUICK)
-# name: (method, grid, times of directions, options of find_directions, window, discovered region)
+NONE, PROJECT = (dict(projection=name, iterations=n, **QUICK) for name, n in (("none", 5), ("project", 3)))
+
+
+@dataclass(frozen=True)
+class Variant:
+    """A way to edit: inversion, times at which directions are found and how, when they are applied, whose region."""
+
+    method: str
+    grid: list[int]
+    times: list[int]
+    options: dict
+    window: tuple[int, int] | None = None
+    discovered: bool = False
+    start: float = 0.3
+    """The strength with which the search for the wanted change begins."""
+
+
+def of_x_t(t: int, **options) -> Variant:
+    """Directions of the noisy picture at time t, added to it once."""
+    return Variant("ddim", time_grid(t + 1, 20), [t], dict(space="x", of="x0") | options, start=0.06)
+
+
 VARIANTS = {
-    "unprojected, all steps": ("ddim", GRID, [300], dict(projection="none", iterations=5, **QUICK), None, False),
-    "projected, all steps": ("ddim", GRID, [300], dict(projection="project", iterations=3, **QUICK), None, False),
-    "unprojected": ("ddim", PARTIAL, [300], dict(projection="none", iterations=5, **QUICK), (200, 400), False),
-    "projected": ("ddim", PARTIAL, [300], dict(projection="project", iterations=3, **QUICK), (200, 400), False),
-    "best": ("edict", PARTIAL, [350, 300, 250, 150], SOFT, (100, 400), False),
-    "early": ("ddim", GRID, [750, 600, 450], dict(SOFT, rest_rank=20), (400, 800), False),
-    "best, discovered region": ("edict", PARTIAL, [350, 300, 250, 150], SOFT, (100, 400), True),
+    "unprojected, all steps": Variant("ddim", GRID, [300], NONE, start=0.06),
+    "projected, all steps": Variant("ddim", GRID, [300], PROJECT, start=0.06),
+    "unprojected": Variant("ddim", PARTIAL, [300], NONE, (200, 400)),
+    "projected": Variant("ddim", PARTIAL, [300], PROJECT, (200, 400)),
+    "best": Variant("edict", PARTIAL, [350, 300, 250, 150], SOFT, (100, 400)),
+    "best, discovered region": Variant("edict", PARTIAL, [350, 300, 250, 150], SOFT, (100, 400), True),
+    "x_t, unprojected": of_x_t(300, **NONE),
+    "x_t, projected": of_x_t(300, **PROJECT),
+    "x_t, in the region": of_x_t(300, **SOFT, support="region"),
+    "x_t, in the discovered region": replace(of_x_t(300, **SOFT, support="region"), discovered=True),
+}
+FACTORS = {  # and the RMS change inside
+    "best": (VARIANTS["best"], 0.4),
+    "early": (Variant("ddim", GRID, [750, 600, 450], SOFT | dict(rest_rank=20), (400, 800)), 0.4),
+    "x_t at 500": (of_x_t(500, **SOFT), 0.8),
+    "x_t at 500, in the region": (of_x_t(500, **SOFT, support="region"), 0.8),
 }
 OBJECT_FACTORS, OTHERS = ("object_hue", "scale", "shape"), ("floor_hue", "wall_hue", "orientation")
 
@@ -60,34 +94,35 @@ OBJECT_FACTORS, OTHERS = ("object_hue", "scale", "shape"), ("floor_hue", "wall_h
 class Trial:
     """One variant on one picture, inverted, its directions found: ready for edits of any direction and size."""
 
-    name: str
+    variant: Variant
     denoiser: UNet
     x: Tensor
     mask: Tensor
     directions: int
 
     def __post_init__(self):
-        method, grid, times, options, self.window, _ = VARIANTS[self.name]
-        started = time.thread_time()
-        self.latent = inversion.invert(self.denoiser, SCHEDULE, self.x, method=method, timesteps=grid, progress=False)
+        v, started = self.variant, time.thread_time()
+        self.latent = inversion.invert(
+            self.denoiser, SCHEDULE, self.x, method=v.method, timesteps=v.grid, progress=False
+        )
         self.unedited, trajectory = inversion.record(self.denoiser, SCHEDULE, self.latent, progress=False)
-        self.path = find_path(self.denoiser, SCHEDULE, trajectory, times, self.mask, self.directions, **options)
+        self.path = find_path(self.denoiser, SCHEDULE, trajectory, v.times, self.mask, self.directions, **v.options)
         self.seconds = time.thread_time() - started
 
-    def edits(self, regressor: FactorRegressor, target: float) -> list[dict]:
+    def edits(self, regressor: FactorRegressor, target: float, senses: tuple[int, ...] = (1,)) -> list[dict]:
         rows = []
-        for index in range(self.directions):
+        for index, sense in itertools.product(range(self.directions), senses):
             strength, images = match_strength(
                 lambda s, index=index: self.apply(s, index), self.unedited, self.mask, target,
-                start=0.06 if self.window is None else 0.3,
+                start=sense * self.variant.start,
             )  # fmt: skip
             found = {key: float(value[0]) for key, value in locality(images, self.unedited, self.mask).items()}
             changes = {key: float(value[0]) for key, value in regressor.changes(self.unedited, images).items()}
-            rows.append({"index": index, "strength": float(strength[0]), **found, "changes": changes})
+            rows.append({"index": index, "sense": sense, "strength": float(strength[0]), **found, "changes": changes})
         return rows
 
     def apply(self, strength: Tensor, index: int) -> Tensor:
-        options = dict(window=self.window, unedited=self.unedited)
+        options = dict(window=self.variant.window, unedited=self.unedited)
         return edit(self.denoiser, SCHEDULE, self.latent, self.path, strength, index, **options).images
 
     def result(self, rows: list[dict]) -> dict:
@@ -95,9 +130,15 @@ class Trial:
         return {"inversion_rms": error, "cpu_s": self.seconds, "directions": rows}
 
 
-def summary(pictures: list[dict], names, target: float) -> dict:
+def alone(row: dict) -> bool:
+    """Whether an edit changed a factor of the object, and nothing else."""
+    own, others = (max(row["changes"][key] for key in keys) for keys in (OBJECT_FACTORS, OTHERS))
+    return own > 1 and others < 0.2
+
+
+def summary(pictures: list[dict], targets: dict[str, float]) -> dict:
     table = {}
-    for name in names:
+    for name, target in targets.items():
         done = [p[name] for p in pictures if p.get(name)]
         rows = [row for p in done for row in p["directions"]]
         if not rows:
@@ -117,15 +158,9 @@ def summary(pictures: list[dict], names, target: float) -> dict:
         table[name]["changes"] = {
             key: float(torch.tensor([row["changes"][key] for row in rows]).median()) for key in rows[0]["changes"]
         }
-        good = [
-            sum(
-                max(row["changes"][key] for key in OBJECT_FACTORS) > 1
-                and max(row["changes"][key] for key in OTHERS) < 0.2
-                for row in p["directions"]
-            )
-            for p in done
-        ]
-        table[name]["directions_that_change_an_object_factor_alone"] = float(torch.tensor(good).float().mean())
+        for key, senses in (("directions_that_change_an_object_factor_alone", (1,)), ("either_sense", (1, -1))):
+            good = [{r["index"] for r in p["directions"] if r.get("sense", 1) in senses and alone(r)} for p in done]
+            table[name][key] = sum(map(len, good)) / len(done)
     return table
 
 
@@ -199,11 +234,10 @@ def main() -> None:
     parser.add_argument("--directions", type=int, default=2, help="directions of each picture")
     parser.add_argument("--target", type=float, default=0.1, help="RMS change inside of the region")
     parser.add_argument(
-        "--variants", nargs="+", choices=VARIANTS, default=[name for name in VARIANTS if name != "early"]
+        "--variants", nargs="*", choices=VARIANTS, default=list(VARIANTS), help="of the table of locality"
     )
-    parser.add_argument(
-        "--factors", type=int, default=20, help="pictures of the table of factors: 5 directions, RMS .4 inside"
-    )
+    parser.add_argument("--factors", type=int, default=20, help="pictures of the table of factors: 5 directions each")
+    parser.add_argument("--factors-of", nargs="*", choices=FACTORS, default=list(FACTORS), help="variants in it")
     parser.add_argument("--trips", type=int, default=8, help="pictures of the table of round trips; 0 leaves it out")
     parser.add_argument("--threads", type=int, default=1, help="CPU threads")
     parser.add_argument("--json", type=Path, help="where to write the results")
@@ -220,9 +254,10 @@ def main() -> None:
     drawn = (data.labels() == LABELS.index("object")).float()[:, None]
     found, region = discovered_mask(finder.segment(images), 17, 16)
     masks = {False: F.max_pool2d(drawn, 3, 1, 1), True: F.max_pool2d(found, 3, 1, 1)}
+    old = json.loads(options.json.read_text()) if options.json and options.json.is_file() else {}
     report = {
-        "command": "python " + " ".join(sys.argv),
-        "commit": commit(),
+        "command": "python benchmarks/editing.py",
+        "commits": old.get("commits", {}),
         "seeds": "pictures: split_indices(test=10000, seed=0); subspace iteration: 0",
         "machine": f"{platform.machine()}, {torch.get_num_threads()} threads of a busy machine, torch {torch.__version__}",
         "target": options.target,
@@ -237,28 +272,36 @@ def main() -> None:
     )
     if options.trips:
         report["round_trips"] = round_trips(denoiser, images[: options.trips])
-    pictures: list[dict] = []
-    strong: list[dict] = []
+    elif "round_trips" in old:
+        report["round_trips"] = old["round_trips"]
+
+    def kept(key: str, names: list[str]) -> list[dict]:
+        """What the file says of other variants, picture by picture."""
+        rows = [{n: v for n, v in row.items() if n not in names} for row in old.get(key, [])]
+        return rows + [{} for _ in range(options.count - len(rows))]
+
+    pictures, strong = kept("pictures", options.variants), kept("pictures_factors", options.factors_of)
+    report["commits"] |= dict.fromkeys([*options.variants, *options.factors_of], commit())
     for b in range(options.count):
-        x, row, row_strong = images[b : b + 1], {}, {}
+        x = images[b : b + 1]
         for name in options.variants:
-            mask = masks[VARIANTS[name][-1]][b : b + 1]
+            mask = masks[VARIANTS[name].discovered][b : b + 1]
             if 0 < float(mask.mean()) < 1:  # else the model found nothing there
-                trial = Trial(name, denoiser, x, mask, options.directions)
-                row[name] = trial.result(trial.edits(regressor, options.target))
-        for name in ("best", "early") if b < options.factors else ():
-            trial = Trial(name, denoiser, x, masks[False][b : b + 1], 5)
-            row_strong[name] = trial.result(trial.edits(regressor, 0.4))
-        pictures.append(row)
-        if row_strong:
-            strong.append(row_strong)
-        report["summary"] = summary(pictures, options.variants, options.target)
-        report["factors"] = summary(strong, ("best", "early"), 0.4)
+                trial = Trial(VARIANTS[name], denoiser, x, mask, options.directions)
+                pictures[b][name] = trial.result(trial.edits(regressor, options.target))
+        for name in options.factors_of if b < options.factors else ():
+            variant, target = FACTORS[name]
+            trial = Trial(variant, denoiser, x, masks[False][b : b + 1], 5)
+            strong[b][name] = trial.result(trial.edits(regressor, target, senses=(1, -1)))
+        report["summary"] = summary(pictures, dict.fromkeys(VARIANTS, options.target))
+        report["factors"] = summary(strong, {name: target for name, (_, target) in FACTORS.items()})
         report["pictures"], report["pictures_factors"] = pictures, strong
         if options.json:
             with atomic_write(options.json) as path:
                 path.write_text(json.dumps(report, indent=1) + "\n")
-        print(b + 1, {name: round(row["energy"][1], 1) for name, row in report["summary"].items()}, flush=True)
+        energies = {name: round(report["summary"][name]["energy"][1], 1) for name in options.variants}
+        counts = {name: report["factors"][name]["either_sense"] for name in options.factors_of}
+        print(b + 1, "energy:", energies, "directions of 5:", counts, flush=True)
 
 
 if __name__ == "__main__":

@@ -85,6 +85,7 @@ def find_directions(
     region: int | None = None,
     of: Literal["noise", "x0"] = "noise",
     projection: Projection = "project",
+    support: Literal["everywhere", "region"] = "everywhere",
     rest_rank: int = 20,
     ridge: float = 0.01,
     extra: int = 5,
@@ -104,21 +105,28 @@ def find_directions(
             directions taken out, the abstract's method. "restrict": singular vectors of J_M (I - V_rest V_rest^T), so the
             directions are looked for where the rest stands still. "soften": the generalised eigenvectors that maximise
             |J_M v|^2 / (|J_rest v|^2 + lambda |v|^2), lambda = ridge * sigma_1(J_rest)^2, J_rest known by its ``rest_rank``.
+        support: "region", in space="x" only: directions that leave x_t itself alone outside of the mask. What then moves there
+            is only what the network makes of the change inside.
         rest_rank: r'.
         extra, tolerance, iterations: of ``top_singular``. rows: vectors a pass, a bound on memory. seed: of its start.
         cache: where found directions are kept; the key holds the model's weights, the picture, the mask, t and all settings.
 
     Raises:
-        ValueError: a mask of another size, with values outside of [0, 1], empty or full; k + rest_rank above the dimension.
+        ValueError: a mask of another size, with values outside of [0, 1], empty or full; k + rest_rank above the dimension;
+            support="region" in another space than "x".
         TypeError: a network without a middle block or, for space="branch", without branches.
     """
     if projection not in PROJECTIONS:
         raise ValueError(f"projection must be one of {', '.join(PROJECTIONS)}, got {projection!r}")
+    if support not in ("everywhere", "region"):
+        raise ValueError(f"support must be everywhere or region, got {support!r}")
+    if support == "region" and space != "x":
+        raise ValueError(f'support="region" needs space="x": a mask of pixels has no places in space={space!r}')
     rest_rank = 0 if projection == "none" else rest_rank
     masks = check_mask(mask, x_t)
     settings = dict(
-        k=k, space=space, region=region, of=of, projection=projection, rest_rank=rest_rank, ridge=ridge, extra=extra,
-        tolerance=tolerance, iterations=iterations, seed=seed,
+        k=k, space=space, region=region, of=of, projection=projection, support=support, rest_rank=rest_rank, ridge=ridge,
+        extra=extra, tolerance=tolerance, iterations=iterations, seed=seed,
     )  # fmt: skip
     found = []
     training = denoiser.training
@@ -152,20 +160,22 @@ def find_directions(
 def _directions(J: Jacobian, mask: Tensor, settings: Mapping) -> Directions:
     """``find_directions`` for one picture."""
     k, rank, kind = settings["k"], settings["rest_rank"], settings["projection"]
-    if k < 1 or rank < 0 or k + rank > J.D:
-        raise ValueError(
-            f"k={k} directions beside rest_rank={rank} need k >= 1, rest_rank >= 0 and at most {J.D} together, the "
-            f"dimension of space={J.spot.space!r}"
-        )
     M = mask.expand(J.spot.x_t.shape).reshape(1, -1)
+    S = M if settings["support"] == "region" else torch.ones(1, J.D).to(M)  # where directions may be other than 0
+    D = int((S > 0).sum())
+    if k < 1 or rank < 0 or k + rank > D:
+        raise ValueError(
+            f"k={k} directions beside rest_rank={rank} need k >= 1, rest_rank >= 0 and at most {D} together, the "
+            f"dimension of space={J.spot.space!r}{' inside of the mask' if S is M else ''}"
+        )
     generator = torch.Generator().manual_seed(settings["seed"])
 
     def leading(weight: Tensor, count: int, W: Callable[[Tensor], Tensor]) -> Subspace:
-        """Of diag(weight) J W, for a symmetric W."""
-        size = min(J.D, count + settings["extra"])
+        """Of diag(weight) J diag(S) W, for a symmetric W."""
+        size = min(D, count + settings["extra"])
         start = torch.randn(size, J.D, generator=generator).to(J.spot.x_t)
-        push, pull = (lambda v: weight * J.push(W(v))), (lambda u: W(J.pull(weight * u)))
-        return top_singular(push, pull, W(start), count, settings["tolerance"], settings["iterations"])
+        push, pull = (lambda v: weight * J.push(S * W(v))), (lambda u: W(S * J.pull(weight * u)))
+        return top_singular(push, pull, W(S * start), count, settings["tolerance"], settings["iterations"])
 
     rest = leading(1 - M, rank, lambda v: v) if rank else None
 

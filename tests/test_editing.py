@@ -96,6 +96,22 @@ def test_unprojected_directions_are_singular_vectors(toy):
     torch.testing.assert_close(found.outside[0], (found.vectors[0] @ J_rest.T).norm(dim=1))
 
 
+def test_directions_with_support_in_the_region(toy):
+    """The leading singular vectors of M J diag(M), which are zero outside; softened ones move the rest less."""
+    net, x = toy[:2]
+    options = dict(space="x", support="region", **EXACT)
+    found = find_directions(net, S, x, 300, MASK, k=3, projection="none", **options)
+    J = torch.autograd.functional.jacobian(lambda p: net(p, None).noise.flatten(), x).reshape(192, 192)
+    M = MASK.expand(3, 8, 8).flatten().double()
+    _, values, Vh = torch.linalg.svd(M[:, None] * J * M)
+    assert largest_angle(found.vectors[0].flatten(1), Vh[:3]) < 1e-3
+    torch.testing.assert_close(found.inside[0], values[:3], rtol=1e-6, atol=0)
+    soft = find_directions(net, S, x, 300, MASK, k=3, projection="soften", rest_rank=6, **options)
+    for directions in (found, soft):
+        assert (directions.vectors * (1 - MASK)).abs().max() < 1e-12
+    assert (soft.outside < found.outside / 2).all()
+
+
 @pytest.mark.parametrize("projection", ["project", "restrict"])
 @pytest.mark.parametrize("rest_rank", [1, 4, 7])
 def test_projected_directions_leave_the_rest_alone(toy, projection, rest_rank):
@@ -452,6 +468,8 @@ def test_bad_masks(mask, message):
     (dict(k=13, projection="none"), ValueError, r"k=13 directions .* at most 12 together, the dimension of space='h'"),
     (dict(k=5, rest_rank=8), ValueError, "k=5 directions beside rest_rank=8"),
     (dict(k=0), ValueError, "need k >= 1"),
+    (dict(support="region"), ValueError, 'support="region" needs space="x"'),
+    (dict(support="mask"), ValueError, "support must be everywhere or region, got 'mask'"),
     (dict(projection="other"), ValueError, "projection must be one of none, project, restrict, soften"),
     (dict(space="z"), ValueError, "space must be one of h, x, branch"),
     (dict(space="branch", region=0), TypeError, 'space="branch" needs a FactorizedUNet with branches, got a Toy'),
