@@ -228,6 +228,40 @@ if stored is not None and stored.is_file():
         print(f"{name:26} {row['pictures']:4d} pictures: energy inside / outside, quartiles {[round(v, 1) for v in row['energy']]}")
 
 # %% [markdown]
+# ## In the picture itself
+#
+# $h$ lives on a $4\times4$ grid: no direction of it can stay within an object, whatever we project. Nothing obliges us to take $h$. Let the *noisy picture* move, and ask how the clean picture that it implies reacts
+# (as in low-rank controllable editing, Chen et al. 2024):
+#
+# $$J = \frac{\partial\,\hat x_0(x_t, t)}{\partial x_t}, \qquad x_t \leftarrow x_t + \text{strength}\cdot\lVert x_t\rVert\, v \quad\text{once, at one } t,$$
+#
+# and the remaining steps make a picture of it. Here a region has places, so a direction can be *confined* to it, $v = M \odot v$ (`support="region"`, ours). What then moves outside is only what the network makes of the change inside; and
+# against that there is the projection, as before.
+
+# %%
+t_x = 500
+there = inversion.invert(denoiser, schedule, images, method="ddim", timesteps=time_grid(t_x + 1, 20), progress=False)
+kept = inversion.sample(denoiser, schedule, there, progress=False)
+confined = find_directions(
+    denoiser, schedule, there.x, t_x, mask, k=3, space="x", of="x0", support="region",
+    projection="soften", rest_rank=profile.pick(ci=10, laptop=40, gpu=40), iterations=2, **quick,
+)
+
+
+def at_change(size, index=0):
+    """The pictures edited along one direction, as strongly as makes an RMS change of ``size`` inside."""
+    return match_strength(lambda s: edit(denoiser, schedule, there, confined, s, index, unedited=kept).images, kept, mask, size, start=0.06)[1]
+
+
+small = locality(at_change(0.1), kept, mask)
+print(f"RMS change inside {small['inside'].median():.2f}: energy inside / outside {small['energy'].median():.0f}; "
+      f"DDIM's inversion alone {float((kept - images).square().mean().sqrt()):.3f}")
+viz.show_rows({"pictures": images, **{f"direction {i}": at_change(0.8, i).nan_to_num().clamp(-1, 1) for i in range(3)}},
+              caption="Confined directions of $x_t$, a large change: RMS .8 inside")
+
+# %% [markdown]
+# MEASURED_X
+#
 # ## Carry it over
 #
 # A direction found on one picture, applied to ten others. No mask takes part any more.
