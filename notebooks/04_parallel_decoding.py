@@ -29,7 +29,7 @@
 # | profile | time |
 # |---|---|
 # | `ci` | about 75 s |
-# | `laptop` | LAPTOP_MINUTES |
+# | `laptop` | about 9 min (6 of them the training, measured on two quiet cores; the rest estimated) |
 # | `gpu` | about 10 min (estimated, never timed on one) |
 #
 # **Before you start**: [chapter 3](03_mask_generator.ipynb).
