@@ -164,6 +164,15 @@ def summary(pictures: list[dict], targets: dict[str, float]) -> dict:
     return table
 
 
+def short(value):
+    """The same numbers to five digits, so that the file stays small."""
+    if isinstance(value, dict):
+        return {key: short(part) for key, part in value.items()}
+    if isinstance(value, list):
+        return [short(part) for part in value]
+    return float(f"{value:.5g}") if isinstance(value, float) else value
+
+
 def round_trips(denoiser, images: Tensor, steps: int = 50) -> list[dict]:
     rows = []
     for dtype in (torch.float32, torch.float64):
@@ -298,7 +307,7 @@ def main() -> None:
         report["pictures"], report["pictures_factors"] = pictures, strong
         if options.json:
             with atomic_write(options.json) as path:
-                path.write_text(json.dumps(report, indent=1) + "\n")
+                path.write_text(json.dumps(short(report)) + "\n")
         energies = {name: round(report["summary"][name]["energy"][1], 1) for name in options.variants}
         counts = {name: report["factors"][name]["either_sense"] for name in options.factors_of}
         print(b + 1, "energy:", energies, "directions of 5:", counts, flush=True)
