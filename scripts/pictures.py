@@ -1,6 +1,6 @@
 """The README's pictures, drawn from the shipped checkpoints: ``python scripts/pictures.py`` writes docs/pictures/*.png.
 
-The first pictures of fixed seeds, nothing chosen. About a minute on one core; run it again after a checkpoint changed.
+The first pictures of fixed seeds, nothing chosen. About two minutes on one core; run it again after a checkpoint changed.
 """
 
 from __future__ import annotations
@@ -8,14 +8,18 @@ from __future__ import annotations
 from pathlib import Path
 
 import torch
+import torch.nn.functional as F
 import tyro
 from PIL import Image
 
-from fdlib import course, nerf, viz
+from fdlib import course, inversion, nerf, viz
 from fdlib.cameras import orbit
 from fdlib.data.multiview import MultiView
+from fdlib.directions import discovered_mask, find_directions
+from fdlib.editing import edit
 from fdlib.factorized import FactorizedUNet
 from fdlib.images import image_grid, overlay_masks
+from fdlib.metrics.editing import match_strength
 from fdlib.metrics.shapes_test import ShapesTest
 from fdlib.pose import PoseDenoiser
 from fdlib.process import add_noise
@@ -77,6 +81,29 @@ def cameras() -> list:
     return [images, noisy.clamp(-1, 1), model.render(found).clamp(-1, 1), flight.images.clamp(-1, 1)]
 
 
+def edits() -> list:
+    """Held-out rooms; a region that chapter 4's denoiser found; two directions in which chapter 2's can change it."""
+    unet = UNet.from_pretrained(course.asset("shapes32_unet")).eval()
+    finder = FactorizedUNet.from_pretrained(course.asset("shapes32_regions")).eval()
+    images = ShapesTest.render(32, count=COLUMNS).images
+    found, _ = discovered_mask(finder.segment(images), row=17, column=16)
+    mask = F.max_pool2d(found, 3, stride=1, padding=1)
+    latent = inversion.invert(unet, LINEAR, images, timesteps=time_grid(501, 20), progress=False)
+    unedited = inversion.sample(unet, LINEAR, latent, progress=False)
+    directions = find_directions(
+        unet, LINEAR, latent.x, 500, mask, k=2, space="x", of="x0", support="region",
+        projection="soften", rest_rank=40, iterations=3, tolerance=0.5,
+    )  # fmt: skip
+
+    def changed(index: int) -> torch.Tensor:
+        def apply(strength: torch.Tensor) -> torch.Tensor:
+            return edit(unet, LINEAR, latent, directions, strength, index, unedited=unedited).images
+
+        return match_strength(apply, unedited, mask, target=0.8, start=0.06)[1].clamp(-1, 1)
+
+    return [images, found.expand(-1, 3, -1, -1) * 2 - 1, changed(0), changed(1)]
+
+
 def main(out: Path = Path("docs/pictures")) -> None:
     """Draw the pictures.
 
@@ -84,7 +111,7 @@ def main(out: Path = Path("docs/pictures")) -> None:
         out: the folder they go to.
     """
     out.mkdir(parents=True, exist_ok=True)
-    for draw in (rooms, regions, cameras):
+    for draw in (rooms, regions, cameras, edits):
         rows = [image_grid(row, COLUMNS, scale=SCALE) for row in draw()]
         picture = torch.cat([torch.as_tensor(row) for row in rows]).numpy()
         Image.fromarray(picture).save(out / f"{draw.__name__}.png", optimize=True)
