@@ -158,9 +158,11 @@ def summary(pictures: list[dict], targets: dict[str, float]) -> dict:
         table[name]["changes"] = {
             key: float(torch.tensor([row["changes"][key] for row in rows]).median()) for key in rows[0]["changes"]
         }
-        for key, senses in (("directions_that_change_an_object_factor_alone", (1,)), ("either_sense", (1, -1))):
-            good = [{r["index"] for r in p["directions"] if r.get("sense", 1) in senses and alone(r)} for p in done]
-            table[name][key] = sum(map(len, good)) / len(done)
+        tried = {row.get("sense", 1) for row in rows}
+        for key, senses in (("directions_that_change_an_object_factor_alone", {1}), ("either_sense", {1, -1})):
+            if senses <= tried:
+                good = [{r["index"] for r in p["directions"] if r.get("sense", 1) in senses and alone(r)} for p in done]
+                table[name][key] = sum(map(len, good)) / len(done)
     return table
 
 

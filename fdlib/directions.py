@@ -161,12 +161,13 @@ def _directions(J: Jacobian, mask: Tensor, settings: Mapping) -> Directions:
     """``find_directions`` for one picture."""
     k, rank, kind = settings["k"], settings["rest_rank"], settings["projection"]
     M = mask.expand(J.spot.x_t.shape).reshape(1, -1)
-    S = M if settings["support"] == "region" else torch.ones(1, J.D).to(M)  # where directions may be other than 0
-    D = int((S > 0).sum())
+    confined = settings["support"] == "region"
+    S = (M > 0).to(M) if confined else torch.ones(1, J.D).to(M)  # where directions may be other than 0
+    D = int(S.sum())
     if k < 1 or rank < 0 or k + rank > D:
         raise ValueError(
             f"k={k} directions beside rest_rank={rank} need k >= 1, rest_rank >= 0 and at most {D} together, the "
-            f"dimension of space={J.spot.space!r}{' inside of the mask' if S is M else ''}"
+            f"dimension of space={J.spot.space!r}{' inside of the mask' if confined else ''}"
         )
     generator = torch.Generator().manual_seed(settings["seed"])
 

@@ -44,7 +44,7 @@ PRESETS: dict[str, tuple[str, Experiment]] = {
         ),
     ),
     "regions32-long": (
-        "The same at leisure, about 42 minutes on one CPU thread: the shipped checkpoint shapes32_regions.",
+        "The same at leisure, 47 minutes on one CPU thread: the shipped checkpoint shapes32_regions.",
         Experiment(
             _regions(),
             Data("shapes3d", layout="close", whole=0.8),

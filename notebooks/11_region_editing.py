@@ -267,8 +267,8 @@ viz.show_rows({"pictures": images, **{f"direction {i}": at_change(0.8, i).nan_to
 # On 100 held-out pictures, two directions each, RMS .1 inside, at t = 300 (`benchmarks/editing.py`; median of energy inside over outside): 20 unprojected, 65 with 20 directions of the rest projected out, **124** confined to the region and softened against 40; 135 where chapter 4's model found the region. In $h$
 # the same pictures gave 8, 13, and 22 with everything that helps.
 #
-# And what do they change? The first direction repaints the object and leaves everything else as it was. The second may make another shape of it. The third breaks it as often as not; so look before you count. Counted, on 20 of the pictures, five confined directions each at t = 500, RMS .8: a factor of the object (hue, scale or shape) moves by more than one standard deviation while floor hue, wall hue and orientation stay within .2, for 2.0 of the five directions in the sense in which they came out, and for
-# **3.0** in one of their two senses (a singular vector has no sign); the counting cannot tell a new object from a broken one. In $h$, at the largest change that could be made, 1.1. Shape moves most (.8 in the median), then hue (.4) and scale (.3).
+# And what do they change? On the eight pictures of the laptop profile the first direction repaints the object and leaves everything else as it was. The second may make another shape of it. The third breaks it as often as not; so look before you count. Counted, on 20 of the pictures, five confined directions each at t = 500, RMS .8: a factor of the object (hue, scale or shape) moves by more than one standard deviation while floor hue, wall hue and orientation stay within .2, for 2.0 of the five directions in the sense in which they came out, and for
+# **3.0** in at least one of their two senses (a singular vector has no sign); the counting cannot tell a new object from a broken one. In $h$ it was 1.1, at RMS .4 and in the one sense only. Shape moves most (.8 in the median), then hue (.4) and scale (.3).
 #
 # ## Carry it over
 #

@@ -468,6 +468,7 @@ def test_bad_masks(mask, message):
     (dict(k=13, projection="none"), ValueError, r"k=13 directions .* at most 12 together, the dimension of space='h'"),
     (dict(k=5, rest_rank=8), ValueError, "k=5 directions beside rest_rank=8"),
     (dict(k=0), ValueError, "need k >= 1"),
+    (dict(support="region", space="x", k=49, projection="none"), ValueError, "at most 48 .* inside of the mask"),
     (dict(support="region"), ValueError, 'support="region" needs space="x"'),
     (dict(support="mask"), ValueError, "support must be everywhere or region, got 'mask'"),
     (dict(projection="other"), ValueError, "projection must be one of none, project, restrict, soften"),

@@ -60,6 +60,26 @@ def test_ablations(tmp_path):
     assert again.returncode == 0 and "seed 1: mIoU" not in again.stdout
 
 
+@pytest.mark.slow
+def test_editing_keeps_what_other_variants_gave(tmp_path):
+    file = tmp_path / "out.json"
+    common = ("benchmarks/editing.py", "--count", 1, "--directions", 1, "--factors", 1, "--trips", 0, "--json", file)
+    done = run(*common, "--variants", "x_t, unprojected", "--factors-of")
+    assert done.returncode == 0, done.stderr
+    first = json.loads(file.read_text())["pictures"][0]["x_t, unprojected"]
+    done = run(*common, "--variants", "--factors-of", "x_t at 500, in the region")
+    assert done.returncode == 0, done.stderr
+    report = json.loads(file.read_text())
+    assert report["pictures"][0] == {"x_t, unprojected": first}
+    (row,) = first["directions"]
+    assert row["inside"] == pytest.approx(report["target"], rel=0.3) and row["energy"] > 1
+    assert "either_sense" not in report["summary"]["x_t, unprojected"]  # one sense was tried
+    edits = report["pictures_factors"][0]["x_t at 500, in the region"]["directions"]
+    assert [(edit["index"], edit["sense"]) for edit in edits] == [(i, sense) for i in range(5) for sense in (1, -1)]
+    counts = report["factors"]["x_t at 500, in the region"]
+    assert 0 <= counts["directions_that_change_an_object_factor_alone"] <= counts["either_sense"] <= 5
+
+
 FLOWERS = ROOT.parent / "shared" / "data" / "flowers17_64.npz"
 
 
