@@ -81,9 +81,12 @@ def run(model: str, seed: int, o: argparse.Namespace, test: ShapesTest, close: S
     """Train one model with one seed; all its scores."""
     experiment = recipe(model, o.steps, seed, o.count)
     objective, dataset, started = experiment.objective(), experiment.data.build(32), []
+    folder = o.folder / f"{model}-{seed}"
     if experiment.model.regions:
         probe = first_pictures(dataset)
-        found = audition(experiment.model.build, objective, dataset, experiment.training, probe, tries=o.tries)
+        found = audition(
+            experiment.model.build, objective, dataset, experiment.training, probe, folder=folder, tries=o.tries
+        )
         experiment.training.seed, started = found.seed, found.tried
     torch.manual_seed(experiment.training.seed)
     state = train(
@@ -91,7 +94,7 @@ def run(model: str, seed: int, o: argparse.Namespace, test: ShapesTest, close: S
         objective,
         dataset,
         experiment.training,
-        folder=o.folder / f"{model}-{seed}",
+        folder=folder,
         progress=not o.quiet,
     )
     ema, K = state.ema.eval(), PRESETS[PRESET][1].model.regions

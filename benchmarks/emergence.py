@@ -74,7 +74,7 @@ def run(
     config.seed = found.seed
     torch.manual_seed(config.seed)
     denoiser = experiment.model.build()
-    state = train(denoiser, objective, dataset, config, progress=progress)
+    state = train(denoiser, objective, dataset, config, folder=found.folder, progress=progress)
     seconds = time.perf_counter() - started
     if keep:
         state.ema.save_pretrained(keep / str(seed))

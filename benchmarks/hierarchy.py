@@ -71,11 +71,12 @@ def fit(made: Experiment, folder: Path | None, progress: bool) -> TrainingState:
     started = time.perf_counter()
     dataset, objective, config = made.data.build(made.model.image_size), made.objective(), made.training
     tries = 10 if config.steps > 60 else 1  # no audition for what is shorter than one
-    config.seed = audition(made.model.build, objective, dataset, config, first_pictures(dataset), tries=tries).seed
-    auditioned = time.perf_counter() - started
+    found = audition(made.model.build, objective, dataset, config, first_pictures(dataset), folder=folder, tries=tries)
+    config.seed = found.seed
+    not_taken = (time.perf_counter() - started) * (1 - 1 / max(1, len(found.tried)))
     torch.manual_seed(config.seed)
-    state = train(made.model.build(), objective, dataset, config, folder=folder, progress=progress)
-    state.seconds += auditioned
+    state = train(made.model.build(), objective, dataset, config, folder=found.folder, progress=progress)
+    state.seconds += not_taken  # the start that was taken is in it already
     return state
 
 

@@ -15,14 +15,18 @@ in the frame it is. ``mirror_agreement`` finds it without a label, and ``auditio
 from __future__ import annotations
 
 import math
+import shutil
 import warnings
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
+from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import torch
 from torch import Tensor, nn
 from torch.utils.data import Dataset
 
+from fdlib.runs import saved_seed
 from fdlib.training import Objective, TrainingConfig, TrainingState, train
 
 TAKES_ALL, UNUSED, GREY, FIXED = 0.95, 0.01, 0.9, 0.05
@@ -126,7 +130,7 @@ class MaskWatch:
 # ---------------------------------------------------------------------- starting well
 
 
-def mirror_agreement(denoiser: nn.Module, images: Tensor, t: int = 30) -> float:
+def mirror_agreement(denoiser: nn.Module, images: Tensor, t: int = 30, **condition: Tensor) -> float:
     """The share of pixels whose region stays the same when the picture is mirrored, left to right.
 
     A mirrored room is a room: regions found by looking are found in the mirror too (near 1). Stripes that name the left and
@@ -136,20 +140,28 @@ def mirror_agreement(denoiser: nn.Module, images: Tensor, t: int = 30) -> float:
         denoiser: a model with ``segment``.
         images: (N, C, H, W) in [-1, 1]; some 100 pictures make a steady number.
         t: noise at which they are segmented.
+        condition: what a conditional model wants, one row an image (``label=``).
     """
     images = images.to(next(denoiser.parameters()).device)
-    seen, mirrored = (denoiser.segment(pictures, t).argmax(1) for pictures in (images, images.flip(3)))
+    seen, mirrored = (denoiser.segment(pictures, t, **condition).argmax(1) for pictures in (images, images.flip(3)))
     return float((seen == mirrored.flip(2)).float().mean())
 
 
 @dataclass(frozen=True)
 class Audition:
-    """The seed to train with, and what every seed that was tried showed: (seed, mirror agreement)."""
+    """The seed to train with, what every seed that was tried showed, (seed, mirror agreement), and its first steps.
+
+    ``folder`` holds the first steps of the seed found, as a run that ``train`` goes on with.
+    """
 
     seed: int
     tried: tuple[tuple[int, float], ...]
+    folder: Path
+    _temporary: TemporaryDirectory | None = field(default=None, repr=False, compare=False)  # lives as long as this does
 
     def __str__(self) -> str:
+        if not self.tried:
+            return f"{self.folder} holds a run with seed {self.seed}, which goes on"
         tried = ", ".join(f"seed {seed}: {agreement:.2f}" for seed, agreement in self.tried)
         return f"agreement with the mirror image: {tried}; training with seed {self.seed}"
 
@@ -161,24 +173,29 @@ def audition(
     config: TrainingConfig,
     images: Tensor,
     *,
+    folder: str | Path | None = None,
     steps: int = 60,
     tries: int = 10,
+    **condition: Tensor,
 ) -> Audition:
     """Train a few steps with one seed after the other until the regions pass the mirror test; no label is read.
 
-    The training proper then starts anew with the seed found, so that it is an ordinary run, which can be repeated and resumed:
+    The training proper goes on from there, and is the very run that this seed alone would have given:
 
-        config.seed = audition(build, objective, dataset, config, images).seed
-        torch.manual_seed(config.seed)
-        train(build(), objective, dataset, config)
+        found = audition(build, objective, dataset, config, images)
+        config.seed = found.seed
+        train(build(), objective, dataset, config, folder=found.folder)
 
     Args:
         build: makes the untrained model; called after ``torch.manual_seed(seed)``.
         config: of the whole training, of which the first ``steps`` are run. ``config.seed`` is tried first, then
             ``config.seed + 1000``, ``+ 2000``, ...
         images: (N, C, H, W) training pictures to judge by.
+        folder: where the run with the seed found shall be; by default one that is deleted with the ``Audition`` returned. If it
+            holds a run already, its seed is the answer and nothing is tried.
         steps: length of a try.
         tries: seeds to try; if none passes, the best of them is taken and a warning says so.
+        condition: what a conditional model wants to know of ``images``, one row an image (``label=``).
 
     For one process; several would not agree on when to end a try.
 
@@ -187,28 +204,38 @@ def audition(
     """
     if tries < 1 or steps < 1:
         raise ValueError(f"tries and steps must be at least 1, got tries={tries}, steps={steps}")
-    tried: list[tuple[int, float]] = []
-    for seed in range(config.seed, config.seed + 1000 * tries, 1000):
+    seeds = range(config.seed, config.seed + 1000 * tries, 1000)
+    if folder is not None and (saved := saved_seed(folder)) is not None:
+        return Audition(saved if saved in seeds else config.seed, (), Path(folder))  # any other seed ``train`` refuses
+    temporary, tried = TemporaryDirectory(), []
+    for seed in seeds:
         torch.manual_seed(seed)
         model = build()
         try:
             stopped = train(
-                model, objective, dataset, replace(config, seed=seed),
+                model, objective, dataset, replace(config, seed=seed, save_every=steps), folder=f"{temporary.name}/{seed}",
                 callbacks=[_stop_after], callback_every=steps, progress=False,
             )  # fmt: skip
         except _Enough as enough:
             model, stopped = enough.model, None
         if stopped:  # by hand, before the try was over: there is no training to go on with
             raise KeyboardInterrupt
-        tried.append((seed, mirror_agreement(model, images)))
+        tried.append((seed, mirror_agreement(model, images, **condition)))
         if tried[-1][1] > MIRRORED:
-            return Audition(seed, tuple(tried))
-    best = max(tried, key=lambda pair: pair[1])
-    warnings.warn(
-        f"no seed of {tries} passed the mirror test; the best, {best[0]}, agrees on {best[1]:.0%}: regions may be mere stripes",
-        stacklevel=2,
-    )
-    return Audition(best[0], tuple(tried))
+            best = tried[-1]
+            break
+    else:
+        best = max(tried, key=lambda pair: pair[1])
+        warnings.warn(
+            f"no seed of {tries} passed the mirror test; the best, {best[0]}, agrees on {best[1]:.0%}: regions may be mere "
+            "stripes",
+            stacklevel=2,
+        )
+    begun = Path(temporary.name) / str(best[0])
+    if folder is None:
+        return Audition(best[0], tuple(tried), begun, temporary)
+    shutil.copytree(begun, folder, dirs_exist_ok=True)
+    return Audition(best[0], tuple(tried), Path(folder))
 
 
 class _Enough(Exception):

@@ -138,6 +138,14 @@ class RunFolder:
         state.step, state.seconds, state.history[:] = content["step"], content["seconds"], content["history"]
 
 
+def saved_seed(folder: str | Path) -> int | None:
+    """The seed of the run that a folder holds; None if no checkpoint is there to go on from."""
+    file = Path(folder) / "config.json"
+    if not file.is_file() or not any(Path(folder).glob("checkpoint-*.pt")):
+        return None
+    return json.loads(file.read_text()).get("training", {}).get("seed")
+
+
 def refuse_other_settings(folder: Path, saved: Mapping, settings: Mapping) -> None:
     """Compare a run's settings with those it is to go on with; those that do not change what is computed may differ.
 

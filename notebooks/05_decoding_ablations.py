@@ -194,7 +194,7 @@ torch.manual_seed(config.seed)
 denoiser = experiment.model.build().to(device)
 untrained = copy.deepcopy(denoiser).eval()
 watch = MaskWatch(pictures.datasets[0].images(slice(0, 64)))
-run = train(denoiser, objective, pictures, config, callbacks=[watch], callback_every=max(1, config.steps // 10))
+run = train(denoiser, objective, pictures, config, folder=start.folder, callbacks=[watch], callback_every=max(1, config.steps // 10))
 
 # %%
 test = ShapesTest.render(32, count=profile.pick(ci=100, laptop=1000, gpu=1000))

@@ -1,6 +1,8 @@
 """Diagnostics of masks: what they say about masks whose state is known."""
 
 import signal
+import warnings
+from dataclasses import replace
 
 import pytest
 import torch
@@ -96,7 +98,7 @@ def small():
 
 def test_an_audition_goes_on_until_a_seed_passes(monkeypatch):
     answers = iter([0.1, 0.2, 0.9])
-    monkeypatch.setattr("fdlib.emergence.mirror_agreement", lambda model, images: next(answers))
+    monkeypatch.setattr("fdlib.emergence.mirror_agreement", lambda model, images, **_: next(answers))
     pictures = torch.rand(16, 3, 16, 16) * 2 - 1
     config = TrainingConfig(steps=50, batch_size=4, seed=7)
     found = audition(small, DenoisingObjective(NoiseSchedule.linear(100)), pictures, config, pictures, steps=2)
@@ -106,7 +108,7 @@ def test_an_audition_goes_on_until_a_seed_passes(monkeypatch):
 
 def test_an_audition_that_nobody_passes_takes_the_best_and_says_so(monkeypatch):
     answers = iter([0.1, 0.3, 0.2])
-    monkeypatch.setattr("fdlib.emergence.mirror_agreement", lambda model, images: next(answers))
+    monkeypatch.setattr("fdlib.emergence.mirror_agreement", lambda model, images, **_: next(answers))
     pictures = torch.rand(16, 3, 16, 16) * 2 - 1
     config, objective = TrainingConfig(steps=50, batch_size=4), DenoisingObjective(NoiseSchedule.linear(100))
     with pytest.warns(UserWarning, match="no seed of 3 passed"):
@@ -123,20 +125,52 @@ def test_the_run_after_an_audition_starts_as_the_audition_did(monkeypatch):
     def remember(state):
         judged[state.step] = [p.clone() for p in state.ema.parameters()]
 
-    def judge(model, images):
+    def judge(model, images, **_):
         seen.append([p.clone() for p in model.parameters()])
         return 1.0
 
     monkeypatch.setattr("fdlib.emergence.mirror_agreement", judge)
-    audition(small, objective, pictures, config, pictures, steps=3)
+    found = audition(small, objective, pictures, config, pictures, steps=3)
     torch.manual_seed(1)
-    train(small(), objective, pictures, config, callbacks=[remember], callback_every=3, progress=False)
+    whole = train(small(), objective, pictures, config, callbacks=[remember], callback_every=3, progress=False)
     assert all(torch.equal(a, b) for a, b in zip(seen[0], judged[3], strict=True))
+    state = train(small(), objective, pictures, config, folder=found.folder, progress=False)  # goes on at step 4
+    assert state.step == whole.step
+    assert all(torch.equal(a, b) for a, b in zip(state.ema.parameters(), whole.ema.parameters(), strict=True))
+
+
+def test_a_start_is_left_where_the_run_shall_be_and_a_run_that_is_there_is_not_auditioned_again(monkeypatch, tmp_path):
+    answers = iter([0.1, 0.9])
+    monkeypatch.setattr("fdlib.emergence.mirror_agreement", lambda model, images, **_: next(answers))
+    pictures = torch.rand(16, 3, 16, 16) * 2 - 1
+    config, objective = TrainingConfig(steps=6, batch_size=4, seed=1), DenoisingObjective(NoiseSchedule.linear(100))
+    found = audition(small, objective, pictures, config, pictures, folder=tmp_path / "run", steps=3)
+    assert found.folder == tmp_path / "run" and [p.name for p in found.folder.glob("*.pt")] == ["checkpoint-00000003.pt"]
+    again = audition(small, objective, pictures, config, pictures, folder=tmp_path / "run", steps=3)  # no third answer
+    assert again.seed == found.seed == 1001 and not again.tried and "goes on" in str(again)
+    other = audition(small, objective, pictures, replace(config, seed=5), pictures, folder=tmp_path / "run", steps=3)
+    with pytest.raises(ValueError, match="training.seed: 1001 there, 5 here"):
+        train(small(), objective, pictures, replace(config, seed=other.seed), folder=other.folder, progress=False)
+
+
+def test_a_conditional_model_is_told_the_classes_of_the_pictures_that_it_is_judged_by():
+    def build():
+        return FactorizedUNet(16, channels=8, multipliers=(1,), blocks=1, attention=(), fold=2, regions=2, classes=3)
+
+    labels = torch.arange(16) % 3
+    pictures = [{"image": x, "label": k} for x, k in zip(torch.rand(16, 3, 16, 16) * 2 - 1, labels, strict=True)]
+    objective = DenoisingObjective(NoiseSchedule.linear(100), condition=("label",))
+    images = torch.stack([p["image"] for p in pictures])
+    config = TrainingConfig(steps=6, batch_size=4)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # two steps need not pass
+        found = audition(build, objective, pictures, config, images, steps=2, tries=1, label=labels)
+    assert 0 <= found.tried[0][1] <= 1
 
 
 def test_the_stop_button_ends_an_audition_not_only_a_try(monkeypatch):
     judged = []
-    monkeypatch.setattr("fdlib.emergence.mirror_agreement", lambda model, images: judged.append(model) or 0.0)
+    monkeypatch.setattr("fdlib.emergence.mirror_agreement", lambda model, images, **_: judged.append(model) or 0.0)
     pictures = torch.rand(16, 3, 16, 16) * 2 - 1
     noise = DenoisingObjective(NoiseSchedule.linear(100))
 
