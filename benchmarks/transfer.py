@@ -8,11 +8,11 @@ hand, puts in place of VOC's. Here the class is the shape of the object in rende
     transfer    trained on three shapes; pictures of the fourth (``--held``) are shown, and it is told the shape of NEAREST
     ceiling     trained on all four shapes, and told the right one
 
-Both take the preset ``regions32`` with classes, and start with the first seed that passes the mirror test. Scores as in chapter 4:
-three classes of pixels, one map from regions to them, fitted on training pictures (of the shapes that the model was trained on);
-test pictures are never trained on. "told" scores the held-out pictures under every label that the model knows: if they hardly
-differ, the label does not matter. Beside them k-means on colours and chance, their maps fitted on the pictures of the three shapes.
-Labels of pixels enter scores and nothing else.
+Both take the preset ``regions32`` with classes, and start with the first seed that passes the mirror test. Scores as in
+chapter 4: three classes of pixels, one map from regions to them, fitted on training pictures (of the shapes that the model was
+trained on); test pictures are never trained on. "told" scores the held-out pictures under every label that the model knows:
+if they hardly differ, the label does not matter. Beside them k-means on colours and chance, their maps fitted on the pictures
+of the three shapes. Labels of pixels enter scores and nothing else.
 """
 
 from __future__ import annotations

@@ -102,8 +102,8 @@ class Model(
 
     @property
     def parameter_count(self) -> int:
-        """Number of trainable numbers."""
-        return sum(p.numel() for p in self.parameters() if p.requires_grad)
+        """Number of learned numbers, frozen or not (averaged weights are frozen)."""
+        return sum(p.numel() for p in self.parameters())
 
     def generate_model_card(self, *args, training: Mapping | None = None, **options):
         """The card that ``save_pretrained`` and ``push_to_hub`` write where there is none: class, arguments, training.

@@ -57,7 +57,13 @@ def main(seed: int = 3, steps: int | None = None, test: int = 1000, out: Path = 
 
     watch = MaskWatch(windows.images(slice(0, 64)), show=0)
     state = train(
-        denoiser, objective, dataset, config, folder=found.folder, callbacks=[watch], callback_every=max(1, config.steps // 8)
+        denoiser,
+        objective,
+        dataset,
+        config,
+        folder=found.folder,
+        callbacks=[watch],
+        callback_every=max(1, config.steps // 8),
     )
     print(f"trained {state.step} steps in {state.seconds:.0f} s; masks of training pictures: {watch.history[-1][1]}")
 

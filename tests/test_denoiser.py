@@ -1,5 +1,6 @@
 """What every denoiser shares: predictions, checks of its input, and the way to disk and back."""
 
+import copy
 import errno
 import json
 import os
@@ -259,6 +260,10 @@ def test_the_card_says_what_the_model_is(tmp_path):
     card = (tmp_path / "m/README.md").read_text()
     assert "from fdlib.unet import UNet" in card and "| dropout | 0.25 |" in card and "| image_size | 8 |" in card
     assert f"{UNet(8, 8, (1, 2), 1, ()).parameter_count:,} parameters" in card and "How it was trained" not in card
+    net = UNet(8, 8, (1, 2), 1, ())
+    assert (
+        copy.deepcopy(net).requires_grad_(False).parameter_count == net.parameter_count > 0
+    )  # as averaged weights are
     UNet(8, 8, (1, 2), 1, ()).save_pretrained(tmp_path / "n", model_card_kwargs={"training": {"steps": 7}})
     assert (
         "## How it was trained" in (tmp_path / "n/README.md").read_text()

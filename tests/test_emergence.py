@@ -145,11 +145,13 @@ def test_a_start_is_left_where_the_run_shall_be_and_a_run_that_is_there_is_not_a
     pictures = torch.rand(16, 3, 16, 16) * 2 - 1
     config, objective = TrainingConfig(steps=6, batch_size=4, seed=1), DenoisingObjective(NoiseSchedule.linear(100))
     found = audition(small, objective, pictures, config, pictures, folder=tmp_path / "run", steps=3)
-    assert found.folder == tmp_path / "run" and [p.name for p in found.folder.glob("*.pt")] == ["checkpoint-00000003.pt"]
+    assert found.folder == tmp_path / "run" and [p.name for p in found.folder.glob("*.pt")] == [
+        "checkpoint-00000003.pt"
+    ]
     again = audition(small, objective, pictures, config, pictures, folder=tmp_path / "run", steps=3)  # no third answer
     assert again.seed == found.seed == 1001 and not again.tried and "goes on" in str(again)
     other = audition(small, objective, pictures, replace(config, seed=5), pictures, folder=tmp_path / "run", steps=3)
-    with pytest.raises(ValueError, match="training.seed: 1001 there, 5 here"):
+    with pytest.raises(ValueError, match=r"training\.seed: 1001 there, 5 here"):
         train(small(), objective, pictures, replace(config, seed=other.seed), folder=other.folder, progress=False)
 
 
