@@ -287,8 +287,8 @@ z = torch.randn(profile.pick(ci=300, laptop=500, gpu=1000), 3, 32, 32, generator
 def paint(model):
     grid = time_grid(1000, profile.pick(ci=20, laptop=25, gpu=250), power=profile.pick(ci=2, laptop=1.5, gpu=1))
     generator = dice()
-    parts = [samplers.ddpm(model, schedule, part.to(device), timesteps=grid, generator=generator, clip_x0=True, progress=False)
-             for part in z.split(100)]
+    parts = [samplers.ddpm(model, schedule, part.to(device), timesteps=grid, generator=generator, sigma="posterior",
+                           clip_x0=True, progress=False) for part in z.split(100)]
     return torch.cat(parts).clamp(-1, 1).cpu()
 
 
@@ -422,7 +422,7 @@ angles = torch.arange(6) * torch.pi / 3
 oracle = GaussianMixtureOracle(schedule, torch.stack([angles.cos(), angles.sin()], 1), 0.04).to(device)
 races = {
     "exact denoiser": race(oracle, (200, 2)),
-    "trained network": race(shipped, (profile.pick(ci=4, laptop=4, gpu=32), 3, 32, 32),
+    "trained network": race(shipped, (profile.pick(ci=4, laptop=2, gpu=32), 3, 32, 32),
                             reference_steps=profile.pick(ci=200, laptop=1000, gpu=1000), clip_x0=True),
 }
 

@@ -61,6 +61,26 @@ def test_ablations(tmp_path):
 
 
 @pytest.mark.slow
+def test_transfer_to_a_shape_that_training_never_saw(tmp_path):
+    command = ["benchmarks/transfer.py", "--seeds", 1, "--held", "sphere", "--steps", 6, "--count", 200, "--test", 40,
+               "--tries", 1, "--threads", 1, "--quiet", "--folder", tmp_path / "runs",
+               "--json", tmp_path / "out.json"]  # fmt: skip
+    done = run(*command)
+    assert done.returncode == 0, done.stderr
+    report = json.loads((tmp_path / "out.json").read_text())
+    transfer, ceiling = report["runs"]
+    assert set(transfer["told"]) == {"cube", "cylinder", "capsule"} and "sphere" in ceiling["told"]
+    assert transfer["miou"] == transfer["told"]["capsule"] and ceiling["miou"] == ceiling["told"]["sphere"]
+    assert transfer["pictures"] + transfer["known_shapes"]["pictures"] == 40 and 0 < transfer["pictures"] < 40
+    assert report["baselines"]["sphere"]["chance"]["miou"] < report["baselines"]["sphere"]["k-means on colours"]["miou"]
+    again = run(*command)  # both runs are there
+    assert (
+        again.returncode == 0
+        and json.loads((tmp_path / "out.json").read_text())["runs"][0]["seconds"] == transfer["seconds"]
+    )
+
+
+@pytest.mark.slow
 def test_editing_keeps_what_other_variants_gave(tmp_path):
     file = tmp_path / "out.json"
     common = ("benchmarks/editing.py", "--count", 1, "--directions", 1, "--factors", 1, "--trips", 0, "--json", file)
@@ -151,6 +171,7 @@ def test_poses(tmp_path):
     [
         "emergence.py",
         "ablations.py",
+        "transfer.py",
         "flowers.py",
         "hierarchy.py",
         "poses.py",
