@@ -32,7 +32,7 @@ from poses import commit, evaluate, known_poses, pictures
 from torch import Tensor
 
 from fdlib.data.multiview import MultiView
-from fdlib.experiments import SceneExperiment
+from fdlib.experiments import SceneExperiment, read_changes
 from fdlib.files import atomic_write
 from fdlib.metrics.geometry import lpips, psnr, ssim
 from fdlib.pose import PoseDenoiser, PoseObjective
@@ -193,6 +193,13 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, nargs="+", default=[0], help="one run for each")
     parser.add_argument("--starts", type=int, default=3, help="trainings at 32 pixels, of which the best fit goes on")
     parser.add_argument("--steps", type=int, help="optimiser steps of every stage (the preset's)")
+    parser.add_argument(
+        "--override",
+        nargs="*",
+        default=[],
+        metavar="FIELD=VALUE",
+        help="other fields of the stage at 32 pixels (rows=1)",
+    )
     parser.add_argument("--hours", type=float, help="stop the training of a seed after so many hours in all")
     parser.add_argument("--lpips", action="store_true", help="also LPIPS, whose weights are downloaded once")
     parser.add_argument("--threads", type=int, help="CPU threads (all)")
@@ -210,11 +217,17 @@ def main() -> None:
     stages = {size: stage for size, stage in LEGO.items() if size <= options.size}
     if options.steps:
         stages = {size: stage.with_(steps=options.steps) for size, stage in stages.items()}
+    changes = read_changes(options.override)
+    try:
+        stages[min(stages)] = stages[min(stages)].with_(**changes)
+    except ValueError as error:
+        raise SystemExit(f"error: --override {error}") from error
     sets = {size: load(options.data, size) for size in stages}
     report = {
         "command": f"python benchmarks/lego.py --size {options.size} --starts {options.starts}"
         + (f" --hours {options.hours:g}" if options.hours else ""),
         "commit": commit(),
+        "overrides": changes,
         "stages": {size: {**vars(e.model), **vars(e.loss), **vars(e.training)} for size, e in stages.items()},
         "machine": f"{platform.machine()}, {torch.get_num_threads()} threads, torch {torch.__version__}",
         "thesis": THESIS,

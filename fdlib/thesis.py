@@ -127,8 +127,8 @@ SCENE_LAPTOP: dict[str, tuple[str, SceneExperiment]] = {
     ),
     **{
         f"{scene}-laptop": (
-            f"Synthetic {scene} cut down to 32 px and a voxel scene, 12 candidates, for minutes on 2 CPU cores. Not tuned.",
-            SHORT_SCENE.with_(source="blender", scene=scene, candidates=12, elevation=(0.0, 1.5)),
+            f"Synthetic {scene} cut down to 32 px and a voxel scene, 12 candidates in 3 bands, for minutes on 2 CPU cores.",
+            SHORT_SCENE.with_(source="blender", scene=scene, candidates=12, elevation=(0.0, 1.5), rows=3),
         )
         for scene in ("lego", "drums")
     },
