@@ -117,5 +117,5 @@ LEGO: dict[int, SceneExperiment] = {
     128: _FINER.with_(size=128, resolution=128, samples=64, render_pixels=256, steps=6000),
 }
 """NeRF's synthetic Lego, unknown cameras over the half sphere (thesis 3.4: 12 candidates), stage by stage from coarse to fine:
-``benchmarks/lego.py``. Cameras are found in coarse views; the finer stages go on from there. The three bands of elevation matter: without
-them, though azimuths are shared out evenly, all cameras climb to the top and look down, where a turn in the plane of the picture explains much."""
+``benchmarks/lego.py``. Cameras are found in coarse views; the finer stages go on from there. The three bands of elevation
+matter: without them, though azimuths are shared out evenly, all cameras climb to the top and look down."""
