@@ -156,7 +156,7 @@ def run(
     result["seconds"] = sum(row["seconds"] for row in result["starts"] + result["stages"])
     if cameras:
         result["test_views"] = quality(ema, torch.from_numpy(cameras["test_estimated"]), test, perceptual)
-    known = experiment.with_(steps=steps, blur=0.0, candidates=1, seed=seed)
+    known = experiment.with_(steps=steps, blur=0.0, candidates=1, rows=1, seed=seed)
     model = known.build(views)
     folder = save / f"seed-{seed}-{size}-known-{steps}"
     state = fit(model, known_poses(known.loss.render_pixels), views, known, folder, Clock(None), bar)
