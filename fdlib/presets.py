@@ -114,7 +114,7 @@ _FINER = _LEGO.with_(assignment="minimum", blur=0.0, encoder_rate=5e-4)
 LEGO: dict[int, SceneExperiment] = {
     32: _LEGO,
     64: _FINER.with_(size=64, resolution=64),
-    128: _FINER.with_(size=128, resolution=128, samples=64, render_pixels=256, steps=6000),
+    128: _FINER.with_(size=128, resolution=128, samples=64, render_pixels=256),
 }
 """NeRF's synthetic Lego, unknown cameras over the half sphere (thesis 3.4: 12 candidates), stage by stage from coarse to fine:
 ``benchmarks/lego.py``. Cameras are found in coarse views; the finer stages go on from there. The three bands of elevation
