@@ -12,9 +12,10 @@ Beyond the thesis: **balanced assignment**. With the plain minimum a candidate t
 all views, and views of opposite sides end on one camera. So for the first part of training a batch may be shared out evenly
 among the candidates (``balance``), then the minimum takes over. On the toy car of ``benchmarks/poses.py`` this makes the cameras
 more accurate on three of the four seeds where both ways succeed; it does not decide whether they succeed, and no seed is
-certain (``benchmarks/results/poses_*.json``). On NeRF's Lego, seen from a half sphere, it does decide, if the candidates form bands
-of elevation (``rows``): 2 degrees, against 26 with the plain minimum and 66 without bands (one seed). What mattered more on the car was to train on low noise (``PowerT(2)``), at which a view
-still shows where its camera is: 3 degrees in place of 14 on the one seed compared.
+certain (``benchmarks/results/poses_*.json``). What mattered more on the car was to train on low noise (``PowerT(2)``), at
+which a view still shows where its camera is: 3 degrees in place of 14 on the one seed compared. On NeRF's Lego, seen from a half
+sphere, balance decides, if the candidates form bands of elevation (``rows``): 2 degrees on training views, against 26 with
+the plain minimum and 66 without bands (one seed; ``benchmarks/results/lego_ablation.json``).
 """
 
 from __future__ import annotations
