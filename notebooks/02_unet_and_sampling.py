@@ -30,7 +30,7 @@
 # | profile | time |
 # |---|---|
 # | `ci` | about 70 s |
-# | `laptop` | 7 min on two cores |
+# | `laptop` | 6 min on two cores |
 # | `gpu` | about 10 min (estimated, never timed on one) |
 #
 # **Before you start**: [chapter 1](01_ddpm_basics.ipynb); convolutions, and what a training loop does.
@@ -180,7 +180,7 @@ assert abs(untrained_loss - 1) < 0.02
 
 # %%
 config = TrainingConfig(
-    steps=profile.pick(ci=60, laptop=4300, gpu=10_000),
+    steps=profile.pick(ci=60, laptop=3400, gpu=10_000),
     batch_size=profile.pick(ci=16, laptop=32, gpu=128),
     learning_rate=2e-3,
     warmup=50,
@@ -192,7 +192,7 @@ watch = torch.randn(8, 3, 32, 32, generator=torch.Generator().manual_seed(7)).to
 gallery = widgets.live_picture(
     lambda state: samplers.ddim(state.ema, schedule, watch, steps=20, clip_x0=True, progress=False).clamp(-1, 1).cpu()
 )
-run = train(denoiser, objective, pictures, config, callbacks=[gallery], callback_every=profile.pick(ci=60, laptop=1075, gpu=2500))
+run = train(denoiser, objective, pictures, config, callbacks=[gallery], callback_every=profile.pick(ci=60, laptop=850, gpu=2500))
 
 # %%
 viz.plot_curves({"training loss": run.history}, log=True, title="The plain denoising loss")

@@ -807,7 +807,7 @@ plt.show()
 # it failed on a seed that the plain minimum got nearly right, by folding the circle, so that both sides of the car ended on one arc of cameras. The table above says which one. The rich *can* get richer, as in the
 # toy above; with the recipe of this chapter (most training at low noise, a scene that starts blurred, candidates that keep to their sectors) they usually do not.
 #
-# The autoencoder found the cameras too, on the one seed run so far: on this toy the noise is not what makes them emerge. The thesis saw its autoencoder fail on a car of its own (figures 3.10, 3.13). What the clean
+# The autoencoder found the cameras too, on the two seeds run so far: on this toy the noise is not what makes them emerge. The thesis saw its autoencoder fail on a car of its own (figures 3.10, 3.13). What the clean
 # view cannot give is a sampler: only the denoiser can start from pure noise.
 #
 # How many candidates are alive at the end? For each seed, the share of the training views that each candidate gets, largest first:
