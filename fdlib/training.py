@@ -145,8 +145,8 @@ def train(
         resume: continue from the folder's newest checkpoint, if there is one.
         parameters: optimiser parameter groups, each with its own "lr"; all parameters at ``learning_rate`` by default.
         augment: ``(batch, generator) -> batch``, applied to every batch on the training device.
-        callbacks: called, in the main process, with the ``TrainingState`` every ``callback_every`` steps and at the end:
-            pictures, scores.
+        callbacks: called, in the main process, with the ``TrainingState`` every ``callback_every`` steps and at the end
+            (of a run that was over already, too): pictures, scores.
         tensorboard: also write TensorBoard logs to the folder.
         progress: show a bar with loss and remaining time.
 
@@ -229,6 +229,8 @@ def train(
 
     try:
         with _one_interrupt_waits(state):
+            if state.step >= config.steps and callbacks and accelerator.is_main_process:
+                _call(callbacks, state, denoiser)  # the folder's run is over already: its end is still to be seen
             while state.step < config.steps and not _all_interrupted(state, accelerator):
                 factor = 0.0 if sabotaged() else config.rate(state.step)
                 for group, rate in zip(optimizer.param_groups, rates, strict=True):

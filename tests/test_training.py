@@ -783,6 +783,13 @@ def test_callbacks_come_every_so_often_and_at_the_end():
     assert not state.denoiser.training
 
 
+def test_callbacks_see_the_end_of_a_run_that_was_over_already(tmp_path):
+    seen = []
+    run(tmp_path)
+    state = run(tmp_path, callbacks=[lambda state: seen.append((state.step, len(state.history)))], callback_every=5)
+    assert seen == [(12, 6)] and state.step == 12 and not state.denoiser.training
+
+
 def test_the_network_trains_in_train_mode():
     modes = []
 
