@@ -14,8 +14,9 @@ Scores are means over test pictures, in per cent, as the thesis's table 2.1 has 
 flower. The map is the subset of the regions with the best IoU on the other half. "Oracle" has a map of its own for each test
 picture, fitted on that picture. ``--folder`` keeps checkpoints; a run that was stopped goes on. Predictions are saved there.
 
-The denoisers see pictures reduced to ``--size``, and masks are enlarged again before they are scored. A factorized model first
-trains ``--masks-from`` steps with its mask generator still; why, and what came of it: ``flowers.md``.
+The denoisers see pictures reduced to ``--size``, and masks are enlarged again before they are scored. A factorized model trains
+twice: ``--settle`` steps at all noises, with random regions in place of its masks; then ``--steps`` with its masks, on little
+noise (``--below``). Its decoder normalises each position by itself. Why: ``flowers.md``.
 """
 
 from __future__ import annotations
@@ -35,10 +36,11 @@ import torch
 import torch.nn.functional as F
 from emergence import commit
 from torch import Tensor
+from torch.utils.data import Dataset
 
 from fdlib import course
 from fdlib.data.photos import ArrayImages
-from fdlib.emergence import mask_health
+from fdlib.emergence import mask_health, random_regions
 from fdlib.experiments import Architecture
 from fdlib.factorized import FactorizedUNet, resize_masks
 from fdlib.files import atomic_write
@@ -164,8 +166,8 @@ def architecture(name: str, o: argparse.Namespace) -> Architecture:
     """The ceiling works at the pictures' 64 pixels and is as wide as it was when it was measured; the others see ``--size``."""
     if name == "supervised":
         return Architecture(64, 24, (1, 2, 3), blocks=1, attention=(), fold=4, regions=2)
-    regions = {"factorized": o.regions, "plain": 0}[name]
-    return Architecture(o.size, o.channels, (1, 2, 2), blocks=1, attention=(), fold=o.fold, regions=regions)
+    own = {"plain": {}, "factorized": dict(regions=o.regions, decoder_norm=o.decoder_norm)}[name]
+    return Architecture(o.size, o.channels, (1, 2, 2), blocks=1, attention=(), fold=o.fold, **own)
 
 
 def smaller(images: Tensor, size: int) -> Tensor:
@@ -180,11 +182,21 @@ def segment(network: FactorizedUNet, images: Tensor, t: int, schedule: NoiseSche
     return resize_masks(masks, images.shape[-2:], "bilinear")
 
 
-def slow_masks(network: FactorizedUNet, rate: float, share: float) -> list[dict]:
-    """Parameter groups in which the mask generator learns at ``share`` of everything else's rate."""
-    masks = list(network.mask_generator.parameters())
-    others = [p for name, p in network.named_parameters() if not name.startswith("mask_generator.")]
-    return [{"params": others, "lr": rate}, {"params": masks, "lr": rate * share}]
+def settle(network: FactorizedUNet, dataset: Dataset, config: TrainingConfig, o: argparse.Namespace, folder) -> float:
+    """Teach encoder and decoder to denoise whatever the regions are, and the mask generator nothing; returns the seconds."""
+
+    def turned_with_regions(batch: dict, generator: torch.Generator) -> dict:
+        batch = turned(batch, generator)
+        n, device = len(batch["image"]), batch["image"].device
+        return {**batch, "masks": random_regions(n, o.regions, o.size, generator, device)}
+
+    objective = DenoisingObjective(NoiseSchedule.linear(1000), PowerT(o.power), condition=("masks",))
+    state = train(
+        network, objective, dataset, replace(config, steps=o.settle), folder=folder and folder / "settled",
+        augment=turned_with_regions, progress=not o.quiet,
+    )  # fmt: skip
+    network.load_state_dict(state.ema.state_dict())
+    return state.seconds
 
 
 def run(name: str, seed: int, data: Flowers, o: argparse.Namespace) -> dict:
@@ -201,7 +213,8 @@ def run(name: str, seed: int, data: Flowers, o: argparse.Namespace) -> dict:
     else:
         photos = smaller(from_uint8(data.train), o.size)
         whole = ArrayImages(photos)
-        dataset, objective = whole, DenoisingObjective(schedule, PowerT(o.power))
+        times = PowerT(1.0, o.below) if name == "factorized" else PowerT(o.power)
+        dataset, objective = whole, DenoisingObjective(schedule, times)
         if o.whole < 1:
             close = ArrayImages(smaller(from_uint8(windows(data.train, 5, tuple(o.zoom), seed)), o.size))
             dataset = Stages({0.0: close, 1 - o.whole: whole}) if o.whole else close
@@ -215,19 +228,12 @@ def run(name: str, seed: int, data: Flowers, o: argparse.Namespace) -> dict:
             watch.append({"step": state.step, "says": str(health)})
             print(f"step {state.step}: {health}", flush=True)
 
-    groups, first = None, 0
-    if name == "factorized":
-        first, groups = min(o.masks_from, o.steps - 1), slow_masks(network, o.rate, o.mask_rate)
-        if first and not (folder and list(folder.glob("checkpoint-*"))):
-            # masks that learn from the first step settle on a cut of the frame before anything can be denoised (flowers.md)
-            network.mask_generator.requires_grad_(False)
-            train(network, objective, dataset, replace(config, steps=first, seed=seed + 1000), augment=turned,
-                  parameters=groups[:1], progress=not o.quiet)  # fmt: skip
-            network.mask_generator.requires_grad_(True)
-    before = time.perf_counter() - started
+    before, first = time.perf_counter() - started, o.settle if name == "factorized" else 0
+    if first:
+        before += settle(network, dataset, config, o, folder)
     state = train(
-        network, objective, dataset, replace(config, steps=o.steps - first), folder=folder, augment=turned,
-        parameters=groups, callbacks=[look], callback_every=o.save_every, progress=not o.quiet,
+        network, objective, dataset, config, folder=folder, augment=turned, callbacks=[look],
+        callback_every=o.save_every, progress=not o.quiet,
     )  # fmt: skip
     ema, seconds = state.ema.eval(), before + state.seconds
     result = {"model": name, "seed": seed, "steps": first + state.step, "seconds": seconds, "batch": o.batch}
@@ -256,7 +262,7 @@ def settings(name: str, o: argparse.Namespace) -> dict:
     common = ("steps", "batch", "rate", "channels", "fold")
     if name == "supervised":
         return {key: getattr(o, key) for key in common} | {"size": 64, "channels": 24, "fold": 4}
-    own = {"plain": ("clusters",), "factorized": ("regions", "mask_rate", "masks_from", "time")}[name]
+    own = {"plain": ("clusters",), "factorized": ("regions", "settle", "below", "decoder_norm", "time")}[name]
     return {key: getattr(o, key) for key in (*common, "size", "power", "zoom", "whole", *own)}
 
 
@@ -287,9 +293,12 @@ def main() -> None:
     parser.add_argument("--channels", type=int, default=16, help="C, the width of the first stage")
     parser.add_argument("--fold", type=int, default=2, help="pixels, along a side, that one position covers")
     parser.add_argument("--size", type=int, default=32, help="pixels, along a side, that the denoisers see")
-    parser.add_argument("--mask-rate", type=float, default=0.1, help="rate of the mask generator, of all else's")
-    parser.add_argument("--masks-from", type=int, default=300, help="steps before the mask generator learns at all")
-    parser.add_argument("--time", type=int, default=150, help="t, the noise at which pictures are segmented")
+    parser.add_argument("--settle", type=int, default=3000, help="steps with random regions, before masks learn")
+    parser.add_argument("--below", type=float, default=0.12, help="masks learn at t below this share of T")
+    parser.add_argument(
+        "--decoder-norm", choices=("group", "position"), default="position", help="of the factorized model"
+    )
+    parser.add_argument("--time", type=int, default=100, help="t, the noise at which pictures are segmented")
     parser.add_argument("--regions", type=int, default=2, help="K of the factorized model")
     parser.add_argument("--clusters", type=int, default=6, help="of k-means on the plain model's features")
     parser.add_argument("--zoom", type=float, nargs=2, default=(0.4, 1.0), help="widths of the windows")

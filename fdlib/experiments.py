@@ -107,6 +107,8 @@ class Architecture:
     """How masks are brought to the skips' resolutions."""
     mask_upsample: Literal["bilinear", "shuffle"] = "bilinear"
     """How a folded network's mask logits become pixels."""
+    decoder_norm: Literal["group", "position"] = "group"
+    """What is normalised together, in the decoder and the mask generator: all of a picture, or each position by itself."""
     classes: int | None = None
     """Classes of a conditional model, which is told each picture's; unconditional without."""
 
@@ -115,7 +117,7 @@ class Architecture:
             return HierarchicalUNet(**asdict(self), depth=len(self.regions))
         if self.regions:
             return FactorizedUNet(**asdict(self))
-        masks = ("regions", "decoding", "mask_resize", "mask_upsample")
+        masks = ("regions", "decoding", "mask_resize", "mask_upsample", "decoder_norm")
         return UNet(**{name: value for name, value in asdict(self).items() if name not in masks})
 
 

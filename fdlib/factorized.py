@@ -22,12 +22,13 @@ from fdlib import samplers
 from fdlib.denoiser import Denoiser, Prediction, check_images
 from fdlib.process import add_noise
 from fdlib.schedule import NoiseSchedule
-from fdlib.unet import Decoder, UNet
+from fdlib.unet import Decoder, UNet, norm_by_position
 
 Decoding = Literal["parallel", "concat", "mask_mid", "unshared"]
 DECODINGS: tuple[Decoding, ...] = ("parallel", "concat", "mask_mid", "unshared")
 MASK_RESIZES = ("area", "bilinear", "nearest")
 MASK_UPSAMPLES = ("bilinear", "shuffle")
+DECODER_NORMS = ("group", "position")
 
 
 class MaskGenerator(nn.Module):
@@ -121,6 +122,8 @@ class FactorizedUNet(Segments, UNet):
         mask_resize: how masks are brought to the skips' resolutions: "area" (the mean of the pixels that a position covers),
             "bilinear" or "nearest". The thesis does not say.
         mask_upsample: how a folded network's mask logits become pixels, "bilinear" or "shuffle" (see ``MaskGenerator``).
+        decoder_norm: "group", as in the U-Net; or "position" for decoder and mask generator. A group's mean and deviation are
+            those of a region, which makes any cut of the frame pay; on photos that hides all else (``benchmarks/flowers.md``).
         others: as for ``fdlib.unet.UNet``.
 
     ``forward`` returns a ``Prediction`` with ``masks`` (B, K, H, W).
@@ -150,12 +153,14 @@ class FactorizedUNet(Segments, UNet):
         decoding: Decoding = "parallel",
         mask_resize: str = "area",
         mask_upsample: str = "bilinear",
+        decoder_norm: str = "group",
     ):
         _check("regions", regions, regions >= 1, "at least 1")
         for name, value, choices in (
             ("decoding", decoding, DECODINGS),
             ("mask_resize", mask_resize, MASK_RESIZES),
             ("mask_upsample", mask_upsample, MASK_UPSAMPLES),
+            ("decoder_norm", decoder_norm, DECODER_NORMS),
         ):
             _check(name, value, value in choices, f"one of {', '.join(choices)}")
         super().__init__(
@@ -180,12 +185,19 @@ class FactorizedUNet(Segments, UNet):
             self.decoder = nn.ModuleList(Decoder(channels_out=pixels, **shape) for _ in range(regions))
         for decoder in self.decoder if decoding == "unshared" else [self.decoder]:
             small_init(decoder.head)  # a decoder that answers 0 to everything sends no gradient to the masks either
+        if decoder_norm == "position":
+            norm_by_position(self.decoder)
+            norm_by_position(self.mask_generator)
         self.to(memory_format=torch.channels_last)
 
-    def forward(self, x_t: Tensor, t: Tensor, label: Tensor | None = None) -> Prediction:
-        """Predict from x_t (B, image_channels, image_size, image_size) at times t (B,); the masks come along."""
+    def forward(self, x_t: Tensor, t: Tensor, label: Tensor | None = None, masks: Tensor | None = None) -> Prediction:
+        """Predict from x_t (B, image_channels, image_size, image_size) at times t (B,); the masks come along.
+
+        ``masks`` (B, K, H, W), if given, take the place of those that the mask generator would make of x_t.
+        """
         h_mid, h_enc, emb = self.encode(x_t, t, label)
-        masks = self.mask_generator(h_mid, h_enc, emb)
+        if masks is None:
+            masks = self.mask_generator(h_mid, h_enc, emb)
         return Prediction(**{self.predicts: self.decode(h_mid, h_enc, emb, masks)}, masks=masks)
 
     def decode(self, h_mid: Tensor, h_enc: Sequence[Tensor], emb: Tensor, masks: Tensor) -> Tensor:

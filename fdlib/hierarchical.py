@@ -73,6 +73,7 @@ class HierarchicalUNet(Segments, Denoiser):
         decoding: str = "parallel",
         mask_resize: str = "area",
         mask_upsample: str = "bilinear",
+        decoder_norm: str = "group",
     ):
         super().__init__()
         if not isinstance(depth, int) or depth < 1:
@@ -103,6 +104,7 @@ class HierarchicalUNet(Segments, Denoiser):
                 decoding,
                 mask_resize,
                 mask_upsample,
+                decoder_norm,
             )
             for K in per_level
         )

@@ -123,15 +123,20 @@ def uniform_t(n: int, T: int, generator: torch.Generator | None = None, device: 
 
 @dataclass(frozen=True)
 class PowerT:
-    """t = T u^power with u uniform: more steps at low noise for power > 1; ``PowerT(1)`` is uniform."""
+    """t = T u^power with u uniform: more steps at low noise for power > 1; ``PowerT(1)`` is uniform.
+
+    ``below`` is the share of the schedule that is drawn from: t = below T u^power.
+    """
 
     power: float = 2.0
+    below: float = 1.0
 
     def __call__(
         self, n: int, T: int, generator: torch.Generator | None = None, device: torch.device | str = "cpu"
     ) -> Tensor:
         u = by_row(lambda n, g: torch.rand(n, generator=g, device=device), n, generator)
-        return (T * u**self.power).long().clamp(max=T - 1)
+        end = max(1, round(T * self.below))
+        return (end * u**self.power).long().clamp(max=end - 1)
 
 
 @dataclass(frozen=True)

@@ -35,6 +35,22 @@ def norm(channels: int) -> nn.GroupNorm:
     return nn.GroupNorm(groups, channels)
 
 
+class PositionNorm(nn.LayerNorm):
+    """Each position's channels (B, C, H, W) are normalised by themselves (Ba et al. 2016): nothing passes between positions."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return super().forward(x.movedim(1, -1)).movedim(-1, 1)
+
+
+def norm_by_position(module: nn.Module) -> None:
+    """Put a new ``PositionNorm`` in the place of every group normalisation inside ``module``."""
+    for name, child in module.named_children():
+        if isinstance(child, nn.GroupNorm):
+            setattr(module, name, PositionNorm(child.num_channels))
+        else:
+            norm_by_position(child)
+
+
 def zero_init(module: nn.Module) -> nn.Module:
     """The module with all its parameters 0, so that a residual branch starts as the identity."""
     for parameter in module.parameters():

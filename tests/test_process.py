@@ -212,6 +212,11 @@ def test_power_t_has_its_distribution(power):
         assert float((t < level).double().mean()) == pytest.approx((level / 1000) ** (1 / power), abs=0.005)
 
 
+def test_power_t_below_a_share_of_the_schedule():
+    t = PowerT(2.0, below=0.12)(200_000, 1000, torch.Generator().manual_seed(0))
+    assert int(t.max()) == 119 and float((t < 30).double().mean()) == pytest.approx(0.5, abs=0.005)
+
+
 def test_logit_normal_t_is_symmetric_about_the_middle():
     t = LogitNormalT()(200_000, 1000, torch.Generator().manual_seed(0)).double()
     assert float(t.mean()) == pytest.approx(500, abs=3)
@@ -221,7 +226,7 @@ def test_logit_normal_t_is_symmetric_about_the_middle():
 
 @given(T=st.integers(1, 2000), seed=st.integers(0, 10_000), n=st.integers(0, 50))
 def test_every_distribution_stays_in_range(T, seed, n):
-    for distribution in (uniform_t, PowerT(2.0), PowerT(0.3), LogitNormalT(1.0, 3.0)):
+    for distribution in (uniform_t, PowerT(2.0), PowerT(0.3), PowerT(1.0, below=0.1), LogitNormalT(1.0, 3.0)):
         t = distribution(n, T, torch.Generator().manual_seed(seed), torch.device("cpu"))
         assert t.shape == (n,) and t.dtype == torch.int64
         assert n == 0 or (0 <= int(t.min()) and int(t.max()) < T)
