@@ -194,10 +194,15 @@ class FactorizedUNet(Segments, UNet):
         """Predict from x_t (B, image_channels, image_size, image_size) at times t (B,); the masks come along.
 
         ``masks`` (B, K, H, W), if given, take the place of those that the mask generator would make of x_t.
+
+        Raises:
+            ValueError: masks of another shape; x_t of another size.
         """
         h_mid, h_enc, emb = self.encode(x_t, t, label)
         if masks is None:
             masks = self.mask_generator(h_mid, h_enc, emb)
+        elif masks.shape != (expected := (len(x_t), self.regions, *x_t.shape[2:])):
+            raise ValueError(f"masks must have the shape (B, K, H, W) = {expected}, got {tuple(masks.shape)}")
         return Prediction(**{self.predicts: self.decode(h_mid, h_enc, emb, masks)}, masks=masks)
 
     def decode(self, h_mid: Tensor, h_enc: Sequence[Tensor], emb: Tensor, masks: Tensor) -> Tensor:

@@ -5,6 +5,7 @@ import torch
 import torch.nn.functional as F
 
 from fdlib import samplers
+from fdlib.emergence import random_regions
 from fdlib.factorized import DECODINGS, FactorizedUNet, MaskGenerator, generate, resize_masks
 from fdlib.process import DenoisingObjective, add_noise
 from fdlib.schedule import NoiseSchedule
@@ -254,6 +255,65 @@ def test_a_saved_model_comes_back(decoding, tmp_path):
         UNet.from_pretrained(tmp_path / "model")
 
 
+# ---------------------------------------------------------------------- masks from elsewhere, other norms
+
+
+@pytest.mark.parametrize("decoding", DECODINGS)
+def test_given_masks_take_the_place_of_the_generators(decoding):
+    net, (x_t, t) = make(decoding=decoding, regions=3), batch()
+    own, given = net(x_t, t), random_regions(2, 3, 16, torch.Generator().manual_seed(0))
+    with_given = net(x_t, t, masks=given)
+    assert with_given.masks is given and not torch.allclose(with_given.noise, own.noise)
+    torch.testing.assert_close(net(x_t, t, masks=own.masks).noise, own.noise)
+    torch.testing.assert_close(with_given.noise, net.decode(*net.encode(x_t, t), given))
+
+
+def test_with_given_masks_the_generator_learns_nothing_and_all_else_does():
+    net = make(regions=2)
+    objective = DenoisingObjective(NoiseSchedule.linear(1000), condition=("masks",))
+    images = torch.rand(4, 3, 16, 16, generator=torch.Generator().manual_seed(0)) * 2 - 1
+    objective(net, {"image": images, "masks": random_regions(4, 2, 16)}, torch.Generator().manual_seed(0))[0].backward()
+    for name, p in net.named_parameters():
+        assert (p.grad is None) == name.startswith("mask_generator."), name
+
+
+@pytest.mark.parametrize("shape", [(2, 2, 16, 16), (2, 3, 8, 8), (1, 3, 16, 16), (3, 16, 16)])
+def test_given_masks_of_another_shape(shape):
+    x_t, t = batch()
+    with pytest.raises(ValueError, match=r"masks must have the shape \(B, K, H, W\) = \(2, 3, 16, 16\), got"):
+        make(regions=3)(x_t, t, masks=torch.ones(shape) / 3)
+
+
+def test_decoder_norm_by_position(tmp_path):
+    def kinds(module):
+        return {type(m).__name__ for m in module.modules() if "Norm" in type(m).__name__}
+
+    for decoding in DECODINGS:
+        net = make(decoding=decoding, decoder_norm="position")
+        assert kinds(net.decoder) == kinds(net.mask_generator) == {"PositionNorm"}
+        assert kinds(net.encoder) == kinds(net.middle) == {"GroupNorm"}
+    x_t, t = batch()
+    net = make(decoder_norm="position")
+    net.save_pretrained(tmp_path)
+    torch.testing.assert_close(FactorizedUNet.from_pretrained(tmp_path)(x_t, t).noise, net(x_t, t).noise)
+
+
+def test_by_position_what_a_region_hides_far_away_changes_nothing_here():
+    """With group normalisation the mean over a branch's positions carries what happens at the other end of the picture."""
+
+    def change(norm):  # of the noise predicted at the left, when the cut between the regions moves at the right
+        torch.manual_seed(0)
+        net = FactorizedUNet(64, 8, (1, 1), blocks=1, attention=(), regions=2, decoder_norm=norm).double()
+        torch.nn.init.normal_(net.decoder.head.weight)
+        x_t = torch.randn(1, 3, 64, 64, generator=torch.Generator().manual_seed(0)).double()
+        cut = (torch.arange(64) < 44).double().expand(1, 64, 64)
+        moved = (torch.arange(64) < 60).double().expand(1, 64, 64)
+        one, two = (net(x_t, torch.tensor([50]), masks=torch.stack([m, 1 - m], 1)).noise for m in (cut, moved))
+        return float((one - two)[..., :16].detach().abs().max())
+
+    assert change("position") == 0 and change("group") > 1e-6
+
+
 # ---------------------------------------------------------------------- bad input
 
 
@@ -264,6 +324,7 @@ def test_a_saved_model_comes_back(decoding, tmp_path):
         (dict(decoding="serial"), "decoding must be one of parallel, concat, mask_mid, unshared, got 'serial'"),
         (dict(mask_resize="cubic"), "mask_resize must be one of"),
         (dict(mask_upsample="nearest"), "mask_upsample must be one of"),
+        (dict(decoder_norm="batch"), "decoder_norm must be one of group, position, got 'batch'"),
         (dict(image_size=18), "image_size=18"),
         (dict(predicts="score"), "predicts must be one of"),
     ],

@@ -6,7 +6,7 @@ import torch.nn.functional as F
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from fdlib.unet import Decoder, Encoder, MiddleBlock, UNet, norm, timestep_embedding
+from fdlib.unet import Decoder, Encoder, MiddleBlock, PositionNorm, UNet, norm, timestep_embedding
 
 SMALL = dict(image_size=16, channels=8, multipliers=(1, 2, 3), blocks=2, attention=(8,))
 
@@ -226,6 +226,18 @@ def test_timestep_embeddings_tell_all_times_apart():
 )
 def test_groups_of_the_normalisation(channels, groups):
     assert norm(channels).num_groups == groups
+
+
+def test_a_position_is_normalised_by_itself():
+    net = PositionNorm(6)
+    torch.nn.init.normal_(net.weight), torch.nn.init.normal_(net.bias)
+    x = torch.randn(2, 6, 4, 5, generator=torch.Generator().manual_seed(0))
+    centred = x - x.mean(1, keepdim=True)
+    expected = centred / (centred.square().mean(1, keepdim=True) + 1e-5).sqrt()
+    torch.testing.assert_close(net(x), expected * net.weight[:, None, None] + net.bias[:, None, None])
+    moved = x.clone()
+    moved[:, :, 0, 0] += 3 * torch.randn(2, 6, generator=torch.Generator().manual_seed(1))
+    assert torch.equal(net(moved)[:, :, 1:], net(x)[:, :, 1:]) and not torch.equal(net(moved), net(x))
 
 
 # ---------------------------------------------------------------------- dtypes

@@ -106,7 +106,7 @@ FLOWERS = ROOT.parent / "shared" / "data" / "flowers17_64.npz"
 @pytest.mark.slow
 @pytest.mark.skipif(not FLOWERS.is_file(), reason="the photos of flowers are not here")
 def test_flowers(tmp_path):
-    done = run("benchmarks/flowers.py", "--data", FLOWERS, "--train", "factorized", "--steps", 4, "--channels", 8,
+    done = run("benchmarks/flowers.py", "--data", FLOWERS, "--train", "factorized", "--steps", 4, "--settle", 4, "--channels", 8,
                "--threads", 1, "--quiet", "--folder", tmp_path / "runs", "--json", tmp_path / "out.json")  # fmt: skip
     assert done.returncode == 0, done.stderr
     report = json.loads((tmp_path / "out.json").read_text())
