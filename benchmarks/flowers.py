@@ -15,8 +15,8 @@ flower. The map is the subset of the regions with the best IoU on the other half
 picture, fitted on that picture. ``--folder`` keeps checkpoints; a run that was stopped goes on. Predictions are saved there.
 
 The denoisers see pictures reduced to ``--size``, and masks are enlarged again before they are scored. A factorized model trains
-twice: ``--settle`` steps at all noises, with random regions in place of its masks; then ``--steps`` with its masks, on little
-noise (``--below``). Its decoder normalises each position by itself. Why: ``flowers.md``.
+twice: ``--settle`` steps at all noises, with grey masks, 1 / K everywhere, in place of its own; then ``--steps`` with its own, on
+little noise (``--below``). Its decoder normalises each position by itself. Why: ``flowers.md``.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ from torch.utils.data import Dataset
 
 from fdlib import course
 from fdlib.data.photos import ArrayImages
-from fdlib.emergence import mask_health, random_regions
+from fdlib.emergence import mask_health
 from fdlib.experiments import Architecture
 from fdlib.factorized import FactorizedUNet, resize_masks
 from fdlib.files import atomic_write
@@ -183,17 +183,16 @@ def segment(network: FactorizedUNet, images: Tensor, t: int, schedule: NoiseSche
 
 
 def settle(network: FactorizedUNet, dataset: Dataset, config: TrainingConfig, o: argparse.Namespace, folder) -> float:
-    """Teach encoder and decoder to denoise whatever the regions are, and the mask generator nothing; returns the seconds."""
+    """Teach encoder and decoder to denoise under grey masks, and the mask generator nothing; returns the seconds."""
 
-    def turned_with_regions(batch: dict, generator: torch.Generator) -> dict:
-        batch = turned(batch, generator)
-        n, device = len(batch["image"]), batch["image"].device
-        return {**batch, "masks": random_regions(n, o.regions, o.size, generator, device)}
+    def turned_and_grey(batch: dict, generator: torch.Generator) -> dict:
+        grey = batch["image"].new_full((len(batch["image"]), o.regions, o.size, o.size), 1 / o.regions)
+        return {**turned(batch, generator), "masks": grey}
 
     objective = DenoisingObjective(NoiseSchedule.linear(1000), PowerT(o.power), condition=("masks",))
     state = train(
         network, objective, dataset, replace(config, steps=o.settle), folder=folder and folder / "settled",
-        augment=turned_with_regions, progress=not o.quiet,
+        augment=turned_and_grey, progress=not o.quiet,
     )  # fmt: skip
     network.load_state_dict(state.ema.state_dict())
     return state.seconds
@@ -286,14 +285,14 @@ def main() -> None:
         "--train", nargs="+", default=[], choices=("factorized", "plain", "supervised"), help="networks"
     )
     parser.add_argument("--seeds", type=int, nargs="+", default=[0], help="one run for each")
-    parser.add_argument("--steps", type=int, default=1800, help="of each training")
+    parser.add_argument("--steps", type=int, default=3000, help="of each training")
     parser.add_argument("--batch", type=int, default=16, help="pictures a step")
     parser.add_argument("--rate", type=float, default=2e-3, help="of Adam")
     parser.add_argument("--power", type=float, default=1.5, help="times are drawn as T u^power")
     parser.add_argument("--channels", type=int, default=16, help="C, the width of the first stage")
     parser.add_argument("--fold", type=int, default=2, help="pixels, along a side, that one position covers")
     parser.add_argument("--size", type=int, default=32, help="pixels, along a side, that the denoisers see")
-    parser.add_argument("--settle", type=int, default=3000, help="steps with random regions, before masks learn")
+    parser.add_argument("--settle", type=int, default=3000, help="steps with grey masks, before masks learn")
     parser.add_argument("--below", type=float, default=0.12, help="masks learn at t below this share of T")
     parser.add_argument(
         "--decoder-norm", choices=("group", "position"), default="position", help="of the factorized model"

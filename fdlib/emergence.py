@@ -23,11 +23,9 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils.data import Dataset
 
-from fdlib.process import by_row
 from fdlib.runs import saved_seed
 from fdlib.training import Objective, TrainingConfig, TrainingState, train
 
@@ -130,34 +128,6 @@ class MaskWatch:
 
 
 # ---------------------------------------------------------------------- starting well
-
-
-def random_regions(
-    n: int,
-    regions: int,
-    size: int,
-    generator: torch.Generator | None = None,
-    device: torch.device | str = "cpu",
-) -> Tensor:
-    """Soft masks (n, K, size, size) that have nothing to do with any picture: blobs of all sizes, from soft to nearly hard.
-
-    A decoder that has learned to work with these, in place of masks that are learned beside it, prefers no cut because it is used
-    to it. What the masks find when they begin to learn is then decided by the pictures (``benchmarks/flowers.md``):
-
-        DenoisingObjective(schedule, condition=("masks",))              # with an augmentation that adds batch["masks"]
-    """
-
-    def draw(n: int, generator: torch.Generator | None) -> Tensor:
-        options = dict(generator=generator, device=device)
-        logits = torch.empty(n, regions, size, size, device=device)
-        cells = torch.randint(2, 6, (n,), **options).tolist()  # how fine the blobs are
-        grid = torch.randn(n, regions, 5, 5, **options) + 0.8 * torch.randn(n, regions, 1, 1, **options)
-        for i, c in enumerate(cells):
-            logits[i] = F.interpolate(grid[i : i + 1, :, :c, :c], (size, size), mode="bicubic", align_corners=True)[0]
-        sharpness = torch.exp(4 * torch.rand(n, 1, 1, 1, **options))
-        return (sharpness * logits).softmax(dim=1)
-
-    return by_row(draw, n, generator)
 
 
 def mirror_agreement(denoiser: nn.Module, images: Tensor, t: int = 30, **condition: Tensor) -> float:
