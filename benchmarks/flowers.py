@@ -15,8 +15,9 @@ flower. The map is the subset of the regions with the best IoU on the other half
 picture, fitted on that picture. ``--folder`` keeps checkpoints; a run that was stopped goes on. Predictions are saved there.
 
 The denoisers see pictures reduced to ``--size``, and masks are enlarged again before they are scored. A factorized model trains
-twice: ``--settle`` steps at all noises, with grey masks, 1 / K everywhere, in place of its own; then ``--steps`` with its own, on
-little noise (``--below``). Its decoder normalises each position by itself. Why: ``flowers.md``.
+twice: ``--settle`` steps at all noises, with random regions in place of its masks; then ``--steps`` with its masks, on little
+noise (``--below``), with one seed for the masks after the other until, after ``--try-steps``, no region has shrunk to specks. Its
+decoder normalises each position by itself. Why: ``flowers.md``.
 """
 
 from __future__ import annotations
@@ -28,6 +29,7 @@ import os
 import platform
 import time
 from dataclasses import replace
+from functools import partial
 from itertools import product
 from pathlib import Path
 
@@ -40,7 +42,7 @@ from torch.utils.data import Dataset
 
 from fdlib import course
 from fdlib.data.photos import ArrayImages
-from fdlib.emergence import mask_health
+from fdlib.emergence import audition, mask_balance, mask_health, random_regions
 from fdlib.experiments import Architecture
 from fdlib.factorized import FactorizedUNet, resize_masks
 from fdlib.files import atomic_write
@@ -183,19 +185,28 @@ def segment(network: FactorizedUNet, images: Tensor, t: int, schedule: NoiseSche
 
 
 def settle(network: FactorizedUNet, dataset: Dataset, config: TrainingConfig, o: argparse.Namespace, folder) -> float:
-    """Teach encoder and decoder to denoise under grey masks, and the mask generator nothing; returns the seconds."""
+    """Teach encoder and decoder to denoise whatever the regions are, and the mask generator nothing; returns the seconds."""
 
-    def turned_and_grey(batch: dict, generator: torch.Generator) -> dict:
-        grey = batch["image"].new_full((len(batch["image"]), o.regions, o.size, o.size), 1 / o.regions)
-        return {**turned(batch, generator), "masks": grey}
+    def turned_with_regions(batch: dict, generator: torch.Generator) -> dict:
+        batch = turned(batch, generator)
+        n, device = len(batch["image"]), batch["image"].device
+        return {**batch, "masks": random_regions(n, o.regions, o.size, generator, device)}
 
     objective = DenoisingObjective(NoiseSchedule.linear(1000), PowerT(o.power), condition=("masks",))
     state = train(
         network, objective, dataset, replace(config, steps=o.settle), folder=folder and folder / "settled",
-        augment=turned_and_grey, progress=not o.quiet,
+        augment=turned_with_regions, progress=not o.quiet,
     )  # fmt: skip
     network.load_state_dict(state.ema.state_dict())
     return state.seconds
+
+
+def with_new_masks(settled: FactorizedUNet, architecture: Architecture) -> FactorizedUNet:
+    """What has settled, with a mask generator that knows nothing."""
+    network = architecture.build()
+    masks = {key: value for key, value in network.state_dict().items() if key.startswith("mask_generator.")}
+    network.load_state_dict(settled.state_dict() | masks)
+    return network
 
 
 def run(name: str, seed: int, data: Flowers, o: argparse.Namespace) -> dict:
@@ -230,6 +241,18 @@ def run(name: str, seed: int, data: Flowers, o: argparse.Namespace) -> dict:
     before, first = time.perf_counter() - started, o.settle if name == "factorized" else 0
     if first:
         before += settle(network, dataset, config, o, folder)
+    if name == "factorized":
+        build, began = partial(with_new_masks, network, architecture(name, o)), time.perf_counter()
+        start = audition(
+            build, objective, dataset, config, smaller(data.fit, o.size), folder=folder, steps=min(o.try_steps, o.steps),
+            tries=o.tries, judge=partial(mask_balance, t=o.time), augment=turned,
+        )  # fmt: skip
+        print(start, flush=True)
+        if start.tried:  # the last of the tries is part of the training
+            before += (time.perf_counter() - began) * (1 - 1 / len(start.tried))
+        config.seed, folder = start.seed, start.folder
+        torch.manual_seed(config.seed)
+        network = build()
     state = train(
         network, objective, dataset, config, folder=folder, augment=turned, callbacks=[look],
         callback_every=o.save_every, progress=not o.quiet,
@@ -248,7 +271,8 @@ def run(name: str, seed: int, data: Flowers, o: argparse.Namespace) -> dict:
     else:
         fit, masks = (segment(ema, x, o.time, schedule) for x in (data.fit, data.test))
         health, regions = mask_health(masks), hard(masks)
-        result |= judge(data, fit, masks, o.regions) | {"regions": o.regions, "health": str(health), "watch": watch}
+        result |= judge(data, fit, masks, o.regions) | {"regions": o.regions, "health": str(health)}
+        result |= {"tried": start.tried, "watch": watch}
     result |= {"parameters": ema.parameter_count, "settings": settings(name, o)} | PROVENANCE
     if o.folder:
         with atomic_write(o.folder / f"{name}-{seed}.npz") as path, open(path, "wb") as file:
@@ -261,7 +285,10 @@ def settings(name: str, o: argparse.Namespace) -> dict:
     common = ("steps", "batch", "rate", "channels", "fold")
     if name == "supervised":
         return {key: getattr(o, key) for key in common} | {"size": 64, "channels": 24, "fold": 4}
-    own = {"plain": ("clusters",), "factorized": ("regions", "settle", "below", "decoder_norm", "time")}[name]
+    own = {
+        "plain": ("clusters",),
+        "factorized": ("regions", "settle", "below", "decoder_norm", "try_steps", "tries", "time"),
+    }[name]
     return {key: getattr(o, key) for key in (*common, "size", "power", "zoom", "whole", *own)}
 
 
@@ -285,14 +312,16 @@ def main() -> None:
         "--train", nargs="+", default=[], choices=("factorized", "plain", "supervised"), help="networks"
     )
     parser.add_argument("--seeds", type=int, nargs="+", default=[0], help="one run for each")
-    parser.add_argument("--steps", type=int, default=3000, help="of each training")
+    parser.add_argument("--steps", type=int, default=2400, help="of each training")
     parser.add_argument("--batch", type=int, default=16, help="pictures a step")
     parser.add_argument("--rate", type=float, default=2e-3, help="of Adam")
     parser.add_argument("--power", type=float, default=1.5, help="times are drawn as T u^power")
     parser.add_argument("--channels", type=int, default=16, help="C, the width of the first stage")
     parser.add_argument("--fold", type=int, default=2, help="pixels, along a side, that one position covers")
     parser.add_argument("--size", type=int, default=32, help="pixels, along a side, that the denoisers see")
-    parser.add_argument("--settle", type=int, default=3000, help="steps with grey masks, before masks learn")
+    parser.add_argument("--settle", type=int, default=3000, help="steps with random regions, before masks learn")
+    parser.add_argument("--try-steps", type=int, default=500, help="steps after which masks are judged, without labels")
+    parser.add_argument("--tries", type=int, default=5, help="seeds for the masks until one is taken")
     parser.add_argument("--below", type=float, default=0.12, help="masks learn at t below this share of T")
     parser.add_argument(
         "--decoder-norm", choices=("group", "position"), default="position", help="of the factorized model"

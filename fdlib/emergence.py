@@ -23,14 +23,16 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils.data import Dataset
 
+from fdlib.process import by_row
 from fdlib.runs import saved_seed
 from fdlib.training import Objective, TrainingConfig, TrainingState, train
 
 TAKES_ALL, UNUSED, GREY, FIXED = 0.95, 0.01, 0.9, 0.05
-MIRRORED = 0.5
+PASSED = 0.5  # what an audition asks of a start
 SCALE = 3  # screen pixels a pixel of the live picture
 
 
@@ -130,6 +132,34 @@ class MaskWatch:
 # ---------------------------------------------------------------------- starting well
 
 
+def random_regions(
+    n: int,
+    regions: int,
+    size: int,
+    generator: torch.Generator | None = None,
+    device: torch.device | str = "cpu",
+) -> Tensor:
+    """Soft masks (n, K, size, size) that have nothing to do with any picture: blobs of all sizes, from soft to nearly hard.
+
+    A decoder that has learned to work with these, in place of masks that are learned beside it, prefers no cut because it is used
+    to it. What the masks find when they begin to learn is then decided by the pictures (``benchmarks/flowers.md``):
+
+        DenoisingObjective(schedule, condition=("masks",))              # with an augmentation that adds batch["masks"]
+    """
+
+    def draw(n: int, generator: torch.Generator | None) -> Tensor:
+        options = dict(generator=generator, device=device)
+        logits = torch.empty(n, regions, size, size, device=device)
+        cells = torch.randint(2, 6, (n,), **options).tolist()  # how fine the blobs are
+        grid = torch.randn(n, regions, 5, 5, **options) + 0.8 * torch.randn(n, regions, 1, 1, **options)
+        for i, c in enumerate(cells):
+            logits[i] = F.interpolate(grid[i : i + 1, :, :c, :c], (size, size), mode="bicubic", align_corners=True)[0]
+        sharpness = torch.exp(4 * torch.rand(n, 1, 1, 1, **options))
+        return (sharpness * logits).softmax(dim=1)
+
+    return by_row(draw, n, generator)
+
+
 def mirror_agreement(denoiser: nn.Module, images: Tensor, t: int = 30, **condition: Tensor) -> float:
     """The share of pixels whose region stays the same when the picture is mirrored, left to right.
 
@@ -147,9 +177,20 @@ def mirror_agreement(denoiser: nn.Module, images: Tensor, t: int = 30, **conditi
     return float((seen == mirrored.flip(2)).float().mean())
 
 
+def mask_balance(denoiser: nn.Module, images: Tensor, t: int = 30, **condition: Tensor) -> float:
+    """How evenly the regions share the pixels: K times the smallest share, 1 where all are equal; 0 for collapsed masks.
+
+    For photos, where mirrors say nothing: a region that holds hardly any pixels after some hundred steps has found edges and
+    specks, and will never be an object (``benchmarks/flowers.md``). Arguments as for ``mirror_agreement``.
+    """
+    masks = denoiser.segment(images.to(next(denoiser.parameters()).device), t, **condition)
+    health = mask_health(masks)
+    return 0.0 if health.collapsed else len(health.occupancy) * min(health.occupancy)
+
+
 @dataclass(frozen=True)
 class Audition:
-    """The seed to train with, what every seed that was tried showed, (seed, mirror agreement), and its first steps.
+    """The seed to train with, what every seed that was tried showed, (seed, the judge's number), and its first steps.
 
     ``folder`` holds the first steps of the seed found, as a run that ``train`` goes on with.
     """
@@ -157,13 +198,14 @@ class Audition:
     seed: int
     tried: tuple[tuple[int, float], ...]
     folder: Path
+    judge: str = "mirror agreement"
     _temporary: TemporaryDirectory | None = field(default=None, repr=False, compare=False)  # lives as long as this does
 
     def __str__(self) -> str:
         if not self.tried:
             return f"{self.folder} holds a run with seed {self.seed}, which goes on"
-        tried = ", ".join(f"seed {seed}: {agreement:.2f}" for seed, agreement in self.tried)
-        return f"agreement with the mirror image: {tried}; training with seed {self.seed}"
+        tried = ", ".join(f"seed {seed}: {number:.2f}" for seed, number in self.tried)
+        return f"{self.judge}: {tried}; training with seed {self.seed}"
 
 
 def audition(
@@ -176,9 +218,11 @@ def audition(
     folder: str | Path | None = None,
     steps: int = 60,
     tries: int = 10,
+    judge: Callable[..., float] | None = None,
+    augment: Callable | None = None,
     **condition: Tensor,
 ) -> Audition:
-    """Train a few steps with one seed after the other until the regions pass the mirror test; no label is read.
+    """Train a few steps with one seed after the other until the regions pass a test that reads no label.
 
     The training proper goes on from there, and is the very run that this seed alone would have given:
 
@@ -195,6 +239,9 @@ def audition(
             holds a run already, its seed is the answer and nothing is tried.
         steps: length of a try.
         tries: seeds to try; if none passes, the best of them is taken and a warning says so.
+        judge: ``(denoiser, images, **condition) -> number``, passed above 1/2: ``mirror_agreement`` (the
+            default) or ``mask_balance``.
+        augment: as for ``train``, which must then be given the same.
         condition: what a conditional model wants to know of ``images``, one row an image (``label=``).
 
     For one process; several would not agree on when to end a try.
@@ -204,6 +251,8 @@ def audition(
     """
     if tries < 1 or steps < 1:
         raise ValueError(f"tries and steps must be at least 1, got tries={tries}, steps={steps}")
+    judge = judge or mirror_agreement
+    name = getattr(getattr(judge, "func", judge), "__name__", "judge").replace("_", " ")  # .func: a functools.partial's
     seeds = range(config.seed, config.seed + 1000 * tries, 1000)
     if folder is not None and (saved := saved_seed(folder)) is not None:
         return Audition(saved if saved in seeds else config.seed, (), Path(folder))  # any other seed ``train`` refuses
@@ -214,28 +263,28 @@ def audition(
         try:
             stopped = train(
                 model, objective, dataset, replace(config, seed=seed, save_every=steps), folder=f"{temporary.name}/{seed}",
-                callbacks=[_stop_after], callback_every=steps, progress=False,
+                augment=augment, callbacks=[_stop_after], callback_every=steps, progress=False,
             )  # fmt: skip
         except _Enough as enough:
             model, stopped = enough.model, None
         if stopped:  # by hand, before the try was over: there is no training to go on with
             raise KeyboardInterrupt
-        tried.append((seed, mirror_agreement(model, images, **condition)))
-        if tried[-1][1] > MIRRORED:
+        tried.append((seed, judge(model, images, **condition)))
+        if tried[-1][1] > PASSED:
             best = tried[-1]
             break
     else:
         best = max(tried, key=lambda pair: pair[1])
         warnings.warn(
-            f"no seed of {tries} passed the mirror test; the best, {best[0]}, agrees on {best[1]:.0%}: regions may be mere "
-            "stripes",
+            f"no seed of {tries} passed: the best, {best[0]}, has a {name} of {best[1]:.2f}, and more than {PASSED} is asked; "
+            "regions may be a mere cut of the frame",
             stacklevel=2,
         )
     begun = Path(temporary.name) / str(best[0])
     if folder is None:
-        return Audition(best[0], tuple(tried), begun, temporary)
+        return Audition(best[0], tuple(tried), begun, name, temporary)
     shutil.copytree(begun, folder, dirs_exist_ok=True)
-    return Audition(best[0], tuple(tried), Path(folder))
+    return Audition(best[0], tuple(tried), Path(folder), name)
 
 
 class _Enough(Exception):

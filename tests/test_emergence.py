@@ -7,11 +7,12 @@ from dataclasses import replace
 import pytest
 import torch
 
-from fdlib.emergence import MaskWatch, audition, mask_health, mirror_agreement
+from fdlib.emergence import MaskWatch, audition, mask_health, mirror_agreement, random_regions
 from fdlib.factorized import FactorizedUNet
 from fdlib.process import DenoisingObjective
 from fdlib.schedule import NoiseSchedule
 from fdlib.training import TrainingConfig, train
+from fdlib.workers import PartGenerator
 
 
 def one_hot(regions, K=3):
@@ -90,6 +91,25 @@ def test_regions_found_by_looking_are_found_in_the_mirror_and_stripes_are_not():
     half = Cutter(lambda images: (images[:, 0] * (torch.arange(8) < 4) > 0).long())
     assert mirror_agreement(looks, pictures) == 1 and mirror_agreement(stripes, pictures) == 0
     assert mirror_agreement(half, pictures) == pytest.approx(0.5, abs=0.1)
+
+
+@pytest.mark.parametrize("regions", [1, 2, 5])
+def test_random_regions(regions):
+    masks = random_regions(200, regions, 24, torch.Generator().manual_seed(0))
+    assert masks.shape == (200, regions, 24, 24) and masks.dtype == torch.float32
+    torch.testing.assert_close(masks.sum(1), torch.ones(200, 24, 24))
+    assert torch.equal(masks, random_regions(200, regions, 24, torch.Generator().manual_seed(0)))
+    if regions > 1:
+        assert mask_health(masks).variation > 0.9, "not a cut of the frame"
+        shares, sure = masks.mean(dim=(2, 3)), masks.amax(1).mean(dim=(1, 2))
+        assert float(shares.min()) < 0.02 and float(shares.max()) > 0.9, "of all sizes"
+        assert float(sure.max()) > 0.98 and float(sure.min()) < 0.8, "from soft to nearly hard"
+
+
+def test_random_regions_belong_to_the_rows_of_a_batch():
+    whole = torch.Generator().manual_seed(5)
+    part = PartGenerator(torch.device("cpu"), torch.Generator().manual_seed(5), first=3, rows=2, total=6)
+    assert torch.equal(random_regions(2, 3, 8, part), random_regions(6, 3, 8, whole)[3:5])
 
 
 def small():

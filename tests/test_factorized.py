@@ -5,6 +5,7 @@ import torch
 import torch.nn.functional as F
 
 from fdlib import samplers
+from fdlib.emergence import random_regions
 from fdlib.factorized import DECODINGS, FactorizedUNet, MaskGenerator, generate, resize_masks
 from fdlib.process import DenoisingObjective, add_noise
 from fdlib.schedule import NoiseSchedule
@@ -260,7 +261,7 @@ def test_a_saved_model_comes_back(decoding, tmp_path):
 @pytest.mark.parametrize("decoding", DECODINGS)
 def test_given_masks_take_the_place_of_the_generators(decoding):
     net, (x_t, t) = make(decoding=decoding, regions=3), batch()
-    own, given = net(x_t, t), torch.full((2, 3, 16, 16), 1 / 3)
+    own, given = net(x_t, t), random_regions(2, 3, 16, torch.Generator().manual_seed(0))
     with_given = net(x_t, t, masks=given)
     assert with_given.masks is given and not torch.allclose(with_given.noise, own.noise)
     torch.testing.assert_close(net(x_t, t, masks=own.masks).noise, own.noise)
@@ -271,9 +272,7 @@ def test_with_given_masks_the_generator_learns_nothing_and_all_else_does():
     net = make(regions=2)
     objective = DenoisingObjective(NoiseSchedule.linear(1000), condition=("masks",))
     images = torch.rand(4, 3, 16, 16, generator=torch.Generator().manual_seed(0)) * 2 - 1
-    objective(net, {"image": images, "masks": torch.full((4, 2, 16, 16), 0.5)}, torch.Generator().manual_seed(0))[
-        0
-    ].backward()
+    objective(net, {"image": images, "masks": random_regions(4, 2, 16)}, torch.Generator().manual_seed(0))[0].backward()
     for name, p in net.named_parameters():
         assert (p.grad is None) == name.startswith("mask_generator."), name
 
