@@ -1,5 +1,6 @@
 """Diagnostics of masks: what they say about masks whose state is known."""
 
+import functools
 import signal
 import warnings
 from dataclasses import replace
@@ -7,7 +8,7 @@ from dataclasses import replace
 import pytest
 import torch
 
-from fdlib.emergence import MaskWatch, audition, mask_health, mirror_agreement, random_regions
+from fdlib.emergence import MaskWatch, audition, mask_balance, mask_health, mirror_agreement, random_regions
 from fdlib.factorized import FactorizedUNet
 from fdlib.process import DenoisingObjective
 from fdlib.schedule import NoiseSchedule
@@ -93,6 +94,16 @@ def test_regions_found_by_looking_are_found_in_the_mirror_and_stripes_are_not():
     assert mirror_agreement(half, pictures) == pytest.approx(0.5, abs=0.1)
 
 
+def test_balance_of_the_regions():
+    pictures = torch.rand(40, 3, 8, 8, generator=torch.Generator().manual_seed(0)) * 2 - 1
+    for edge, share in ((0.0, 0.5), (0.5, 0.25), (0.9, 0.05)):
+        cut = Cutter(lambda images, edge=edge: (images[:, 0] > edge).long())
+        assert mask_balance(cut, pictures, 100) == pytest.approx(2 * share, abs=0.04)
+    fixed = Cutter(lambda images: (torch.arange(8) < 4).long().expand(len(images), 8, 8))
+    everything = Cutter(lambda images: torch.zeros(len(images), 8, 8, dtype=torch.long))
+    assert mask_balance(fixed, pictures) == mask_balance(everything, pictures) == 0
+
+
 @pytest.mark.parametrize("regions", [1, 2, 5])
 def test_random_regions(regions):
     masks = random_regions(200, regions, 24, torch.Generator().manual_seed(0))
@@ -134,6 +145,23 @@ def test_an_audition_that_nobody_passes_takes_the_best_and_says_so(monkeypatch):
     with pytest.warns(UserWarning, match="no seed of 3 passed"):
         found = audition(small, objective, pictures, config, pictures, steps=1, tries=3)
     assert found.seed == 1000
+
+
+def test_an_audition_by_another_judge_with_an_augmentation():
+    pictures, seen = torch.rand(16, 3, 16, 16) * 2 - 1, []
+
+    def steadiness(model, images, t):
+        return {7: 0.4, 1007: 0.6}[config.seed + 1000 * (len(seen) // 2 - 1)] + 0 * t
+
+    def darker(batch, generator):
+        seen.append(len(batch))
+        return batch * 0.5
+
+    config, objective = TrainingConfig(steps=50, batch_size=4, seed=7), DenoisingObjective(NoiseSchedule.linear(100))
+    judge = functools.partial(steadiness, t=100)
+    found = audition(small, objective, pictures, config, pictures, steps=2, judge=judge, augment=darker)
+    assert found.tried == ((7, 0.4), (1007, 0.6)) and seen == [4] * 4
+    assert str(found) == "steadiness: seed 7: 0.40, seed 1007: 0.60; training with seed 1007"
 
 
 def test_the_run_after_an_audition_starts_as_the_audition_did(monkeypatch):
