@@ -168,7 +168,9 @@ def architecture(name: str, o: argparse.Namespace) -> Architecture:
     """The ceiling works at the pictures' 64 pixels and is as wide as it was when it was measured; the others see ``--size``."""
     if name == "supervised":
         return Architecture(64, 24, (1, 2, 3), blocks=1, attention=(), fold=4, regions=2)
-    own = {"plain": {}, "factorized": dict(regions=o.regions, decoder_norm=o.decoder_norm)}[name]
+    own = {"plain": {}, "factorized": dict(regions=o.regions, mask_centred=o.centred, decoder_norm=o.decoder_norm)}[
+        name
+    ]
     return Architecture(o.size, o.channels, (1, 2, 2), blocks=1, attention=(), fold=o.fold, **own)
 
 
@@ -287,7 +289,7 @@ def settings(name: str, o: argparse.Namespace) -> dict:
         return {key: getattr(o, key) for key in common} | {"size": 64, "channels": 24, "fold": 4}
     own = {
         "plain": ("clusters",),
-        "factorized": ("regions", "settle", "below", "decoder_norm", "try_steps", "tries", "time"),
+        "factorized": ("regions", "settle", "below", "centred", "decoder_norm", "try_steps", "tries", "time"),
     }[name]
     return {key: getattr(o, key) for key in (*common, "size", "power", "zoom", "whole", *own)}
 
@@ -320,11 +322,14 @@ def main() -> None:
     parser.add_argument("--fold", type=int, default=2, help="pixels, along a side, that one position covers")
     parser.add_argument("--size", type=int, default=32, help="pixels, along a side, that the denoisers see")
     parser.add_argument("--settle", type=int, default=3000, help="steps with random regions, before masks learn")
-    parser.add_argument("--try-steps", type=int, default=500, help="steps after which masks are judged, without labels")
-    parser.add_argument("--tries", type=int, default=5, help="seeds for the masks until one is taken")
+    parser.add_argument("--try-steps", type=int, default=300, help="steps after which masks are judged, without labels")
+    parser.add_argument("--tries", type=int, default=8, help="seeds for the masks until one is taken")
     parser.add_argument("--below", type=float, default=0.12, help="masks learn at t below this share of T")
     parser.add_argument(
         "--decoder-norm", choices=("group", "position"), default="position", help="of the factorized model"
+    )
+    parser.add_argument(
+        "--centred", action=argparse.BooleanOptionalAction, default=True, help="no region wins everywhere"
     )
     parser.add_argument("--time", type=int, default=100, help="t, the noise at which pictures are segmented")
     parser.add_argument("--regions", type=int, default=2, help="K of the factorized model")

@@ -139,7 +139,7 @@ def random_regions(
     generator: torch.Generator | None = None,
     device: torch.device | str = "cpu",
 ) -> Tensor:
-    """Soft masks (n, K, size, size) that have nothing to do with any picture: blobs of all sizes, from grey to nearly hard.
+    """Soft masks (n, K, size, size) that have nothing to do with any picture: blobs of all sizes, from soft to nearly hard.
 
     A decoder that has learned to work with these, in place of masks that are learned beside it, prefers no cut because it is used
     to it. What the masks find when they begin to learn is then decided by the pictures (``benchmarks/flowers.md``):
@@ -154,7 +154,7 @@ def random_regions(
         grid = torch.randn(n, regions, 5, 5, **options) + 0.8 * torch.randn(n, regions, 1, 1, **options)
         for i, c in enumerate(cells):
             logits[i] = F.interpolate(grid[i : i + 1, :, :c, :c], (size, size), mode="bicubic", align_corners=True)[0]
-        sharpness = torch.exp(6 * torch.rand(n, 1, 1, 1, **options) - 2)
+        sharpness = torch.exp(4 * torch.rand(n, 1, 1, 1, **options))
         return (sharpness * logits).softmax(dim=1)
 
     return by_row(draw, n, generator)

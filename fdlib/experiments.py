@@ -107,6 +107,8 @@ class Architecture:
     """How masks are brought to the skips' resolutions."""
     mask_upsample: Literal["bilinear", "shuffle"] = "bilinear"
     """How a folded network's mask logits become pixels."""
+    mask_centred: bool = False
+    """Take their mean over a batch from each region's logits, so that no region wins everywhere."""
     decoder_norm: Literal["group", "position"] = "group"
     """What is normalised together, in the decoder and the mask generator: all of a picture, or each position by itself."""
     classes: int | None = None
@@ -117,7 +119,7 @@ class Architecture:
             return HierarchicalUNet(**asdict(self), depth=len(self.regions))
         if self.regions:
             return FactorizedUNet(**asdict(self))
-        masks = ("regions", "decoding", "mask_resize", "mask_upsample", "decoder_norm")
+        masks = ("regions", "decoding", "mask_resize", "mask_upsample", "mask_centred", "decoder_norm")
         return UNet(**{name: value for name, value in asdict(self).items() if name not in masks})
 
 

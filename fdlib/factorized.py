@@ -41,26 +41,39 @@ class MaskGenerator(nn.Module):
         fold: pixels that one position of the features covers, along a side.
         upsample: how a folded network's logits become pixels. "bilinear": one logit a position, interpolated, so masks are
             smooth within a block; "shuffle": ``fold**2`` logits a position, free to differ (they form a checkerboard).
+        centred: take from each region's logits their mean over the batch (in training; afterwards a running mean, as batch
+            normalisation keeps one), so that no region can win everywhere.
         decoder_shape: the arguments of ``fdlib.unet.Decoder``.
 
     The last convolution starts *small but not at zero*: with equal logits everywhere the masks never receive a gradient
     (chapter 3 shows why).
     """
 
-    def __init__(self, regions: int, fold: int = 1, upsample: str = "bilinear", **decoder_shape):
+    def __init__(self, regions: int, fold: int = 1, upsample: str = "bilinear", centred: bool = False, **decoder_shape):
         super().__init__()
         self.fold, self.upsample = fold, upsample
+        if centred:
+            self.register_buffer("mean", torch.zeros(regions))
+        else:
+            self.mean = None
         self.decoder = Decoder(channels_out=regions * (fold**2 if upsample == "shuffle" else 1), **decoder_shape)
         small_init(self.decoder.head)
 
     def logits(self, h_mid: Tensor, h_enc: Sequence[Tensor], emb: Tensor) -> Tensor:
         """What the softmax is taken of, (B, regions, image_size, image_size)."""
         logits = self.decoder(h_mid, h_enc, emb)
-        if self.fold == 1:
-            return logits
-        if self.upsample == "shuffle":
-            return F.pixel_shuffle(logits, self.fold)
-        return F.interpolate(logits, scale_factor=self.fold, mode="bilinear", align_corners=False)
+        if self.fold > 1 and self.upsample == "shuffle":
+            logits = F.pixel_shuffle(logits, self.fold)
+        elif self.fold > 1:
+            logits = F.interpolate(logits, scale_factor=self.fold, mode="bilinear", align_corners=False)
+        return logits if self.mean is None else logits - self._mean_of(logits)[:, None, None]
+
+    def _mean_of(self, logits: Tensor) -> Tensor:
+        if not self.training:
+            return self.mean
+        mean = logits.mean(dim=(0, 2, 3))
+        self.mean.lerp_(mean.detach().to(self.mean.dtype), 0.05)
+        return mean
 
     def forward(self, h_mid: Tensor, h_enc: Sequence[Tensor], emb: Tensor) -> Tensor:
         return self.logits(h_mid, h_enc, emb).softmax(dim=1)
@@ -122,6 +135,7 @@ class FactorizedUNet(Segments, UNet):
         mask_resize: how masks are brought to the skips' resolutions: "area" (the mean of the pixels that a position covers),
             "bilinear" or "nearest". The thesis does not say.
         mask_upsample: how a folded network's mask logits become pixels, "bilinear" or "shuffle" (see ``MaskGenerator``).
+        mask_centred: whether no region may win everywhere (see ``MaskGenerator``).
         decoder_norm: "group", as in the U-Net; or "position" for decoder and mask generator. A group's mean and deviation are
             those of a region, which makes any cut of the frame pay; on photos that hides all else (``benchmarks/flowers.md``).
         others: as for ``fdlib.unet.UNet``.
@@ -153,6 +167,7 @@ class FactorizedUNet(Segments, UNet):
         decoding: Decoding = "parallel",
         mask_resize: str = "area",
         mask_upsample: str = "bilinear",
+        mask_centred: bool = False,
         decoder_norm: str = "group",
     ):
         _check("regions", regions, regions >= 1, "at least 1")
@@ -178,7 +193,7 @@ class FactorizedUNet(Segments, UNet):
         )
         self.regions, self.decoding, self.mask_resize = regions, decoding, mask_resize
         shape, pixels = self.decoder_shape, image_channels * fold**2
-        self.mask_generator = MaskGenerator(regions, fold, mask_upsample, **shape)
+        self.mask_generator = MaskGenerator(regions, fold, mask_upsample, mask_centred, **shape)
         if decoding == "concat":
             self.decoder = Decoder(channels_out=pixels, **shape, extra=regions)
         elif decoding == "unshared":

@@ -73,6 +73,7 @@ class HierarchicalUNet(Segments, Denoiser):
         decoding: str = "parallel",
         mask_resize: str = "area",
         mask_upsample: str = "bilinear",
+        mask_centred: bool = False,
         decoder_norm: str = "group",
     ):
         super().__init__()
@@ -104,6 +105,7 @@ class HierarchicalUNet(Segments, Denoiser):
                 decoding,
                 mask_resize,
                 mask_upsample,
+                mask_centred,
                 decoder_norm,
             )
             for K in per_level
