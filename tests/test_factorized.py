@@ -298,6 +298,33 @@ def test_decoder_norm_by_position(tmp_path):
     torch.testing.assert_close(FactorizedUNet.from_pretrained(tmp_path)(x_t, t).noise, net(x_t, t).noise)
 
 
+def test_centred_masks_let_no_region_win_everywhere():
+    net, (x_t, t) = make(regions=3, mask_centred=True), batch(4)
+    with torch.no_grad():
+        net.mask_generator.decoder.head.bias[1] = 50  # region 1 takes everything, if it may
+    generator, features = net.mask_generator, net.encode(x_t, t)
+    torch.testing.assert_close(generator.logits(*features).mean((0, 2, 3)), torch.zeros(3), atol=1e-4, rtol=0)
+    assert float(generator(*features)[:, 1].mean().detach()) < 0.9
+    for _ in range(200):
+        generator(*features)  # in training it learns the mean …
+    trained = generator(*features)
+    net.eval()
+    torch.testing.assert_close(generator(*features), trained, atol=2e-3, rtol=0)  # … which it then keeps
+    alone = generator(*net.encode(x_t[:1], t[:1]))
+    torch.testing.assert_close(alone, generator(*features)[:1])  # and no picture minds its neighbours
+    assert "mask_generator.mean" in net.state_dict() and "mask_generator.mean" not in make().state_dict()
+
+
+def test_the_average_of_the_weights_keeps_the_mean_of_the_logits():
+    torch.manual_seed(0)
+    net = FactorizedUNet(16, 8, (1, 2), 1, (), regions=2, mask_centred=True)
+    images = torch.rand(8, 3, 16, 16, generator=torch.Generator().manual_seed(0)) * 2 - 1
+    config = TrainingConfig(steps=5, batch_size=4, learning_rate=1e-3)
+    state = train(net, DenoisingObjective(NoiseSchedule.linear(1000)), images, config, progress=False)
+    assert float(net.mask_generator.mean.abs().sum()) > 0
+    assert torch.equal(state.ema.mask_generator.mean, net.mask_generator.mean)
+
+
 def test_by_position_what_a_region_hides_far_away_changes_nothing_here():
     """With group normalisation the mean over a branch's positions carries what happens at the other end of the picture."""
 
