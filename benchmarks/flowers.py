@@ -328,9 +328,7 @@ def main() -> None:
     parser.add_argument(
         "--decoder-norm", choices=("group", "position"), default="position", help="of the factorized model"
     )
-    parser.add_argument(
-        "--centred", action=argparse.BooleanOptionalAction, default=True, help="no region wins everywhere"
-    )
+    parser.add_argument("--centred", type=int, default=600, help="steps during which no region may win everywhere")
     parser.add_argument("--time", type=int, default=100, help="t, the noise at which pictures are segmented")
     parser.add_argument("--regions", type=int, default=2, help="K of the factorized model")
     parser.add_argument("--clusters", type=int, default=6, help="of k-means on the plain model's features")

@@ -107,8 +107,8 @@ class Architecture:
     """How masks are brought to the skips' resolutions."""
     mask_upsample: Literal["bilinear", "shuffle"] = "bilinear"
     """How a folded network's mask logits become pixels."""
-    mask_centred: bool = False
-    """Take their mean over a batch from each region's logits, so that no region wins everywhere."""
+    mask_centred: int = 0
+    """Steps during which no region may win everywhere: the logits' mean over a batch is taken from them."""
     decoder_norm: Literal["group", "position"] = "group"
     """What is normalised together, in the decoder and the mask generator: all of a picture, or each position by itself."""
     classes: int | None = None

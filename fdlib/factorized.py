@@ -41,21 +41,20 @@ class MaskGenerator(nn.Module):
         fold: pixels that one position of the features covers, along a side.
         upsample: how a folded network's logits become pixels. "bilinear": one logit a position, interpolated, so masks are
             smooth within a block; "shuffle": ``fold**2`` logits a position, free to differ (they form a checkerboard).
-        centred: take from each region's logits their mean over the batch (in training; afterwards a running mean, as batch
-            normalisation keeps one), so that no region can win everywhere.
+        centred: for so many passes in training, the mean over the batch is taken from each region's logits, so that no region can
+            win everywhere; its running mean is taken ever after.
         decoder_shape: the arguments of ``fdlib.unet.Decoder``.
 
     The last convolution starts *small but not at zero*: with equal logits everywhere the masks never receive a gradient
     (chapter 3 shows why).
     """
 
-    def __init__(self, regions: int, fold: int = 1, upsample: str = "bilinear", centred: bool = False, **decoder_shape):
+    def __init__(self, regions: int, fold: int = 1, upsample: str = "bilinear", centred: int = 0, **decoder_shape):
         super().__init__()
-        self.fold, self.upsample = fold, upsample
+        self.fold, self.upsample, self.centred = fold, upsample, centred
         if centred:
             self.register_buffer("mean", torch.zeros(regions))
-        else:
-            self.mean = None
+            self.register_buffer("passes", torch.tensor(0))
         self.decoder = Decoder(channels_out=regions * (fold**2 if upsample == "shuffle" else 1), **decoder_shape)
         small_init(self.decoder.head)
 
@@ -66,13 +65,15 @@ class MaskGenerator(nn.Module):
             logits = F.pixel_shuffle(logits, self.fold)
         elif self.fold > 1:
             logits = F.interpolate(logits, scale_factor=self.fold, mode="bilinear", align_corners=False)
-        return logits if self.mean is None else logits - self._mean_of(logits)[:, None, None]
+        return logits - self._mean_of(logits)[:, None, None] if self.centred else logits
 
     def _mean_of(self, logits: Tensor) -> Tensor:
         if not self.training:
             return self.mean
-        mean = logits.mean(dim=(0, 2, 3))
-        self.mean.lerp_(mean.detach().to(self.mean.dtype), 0.05)
+        centring = self.passes < self.centred  # a tensor, so that a GPU need not be waited for
+        mean = torch.where(centring, logits.mean(dim=(0, 2, 3)).to(self.mean.dtype), self.mean.clone())
+        self.mean.lerp_(mean.detach(), 0.05)
+        self.passes += 1
         return mean
 
     def forward(self, h_mid: Tensor, h_enc: Sequence[Tensor], emb: Tensor) -> Tensor:
@@ -135,7 +136,7 @@ class FactorizedUNet(Segments, UNet):
         mask_resize: how masks are brought to the skips' resolutions: "area" (the mean of the pixels that a position covers),
             "bilinear" or "nearest". The thesis does not say.
         mask_upsample: how a folded network's mask logits become pixels, "bilinear" or "shuffle" (see ``MaskGenerator``).
-        mask_centred: whether no region may win everywhere (see ``MaskGenerator``).
+        mask_centred: passes in training during which no region may win everywhere (see ``MaskGenerator``).
         decoder_norm: "group", as in the U-Net; or "position" for decoder and mask generator. A group's mean and deviation are
             those of a region, which makes any cut of the frame pay; on photos that hides all else (``benchmarks/flowers.md``).
         others: as for ``fdlib.unet.UNet``.
@@ -167,10 +168,11 @@ class FactorizedUNet(Segments, UNet):
         decoding: Decoding = "parallel",
         mask_resize: str = "area",
         mask_upsample: str = "bilinear",
-        mask_centred: bool = False,
+        mask_centred: int = 0,
         decoder_norm: str = "group",
     ):
         _check("regions", regions, regions >= 1, "at least 1")
+        _check("mask_centred", mask_centred, mask_centred >= 0, "at least 0")
         for name, value, choices in (
             ("decoding", decoding, DECODINGS),
             ("mask_resize", mask_resize, MASK_RESIZES),

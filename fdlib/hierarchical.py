@@ -73,7 +73,7 @@ class HierarchicalUNet(Segments, Denoiser):
         decoding: str = "parallel",
         mask_resize: str = "area",
         mask_upsample: str = "bilinear",
-        mask_centred: bool = False,
+        mask_centred: int = 0,
         decoder_norm: str = "group",
     ):
         super().__init__()

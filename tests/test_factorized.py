@@ -299,30 +299,35 @@ def test_decoder_norm_by_position(tmp_path):
 
 
 def test_centred_masks_let_no_region_win_everywhere():
-    net, (x_t, t) = make(regions=3, mask_centred=True), batch(4)
+    net, (x_t, t) = make(regions=3, mask_centred=200), batch(4)
     with torch.no_grad():
         net.mask_generator.decoder.head.bias[1] = 50  # region 1 takes everything, if it may
     generator, features = net.mask_generator, net.encode(x_t, t)
     torch.testing.assert_close(generator.logits(*features).mean((0, 2, 3)), torch.zeros(3), atol=1e-4, rtol=0)
     assert float(generator(*features)[:, 1].mean().detach()) < 0.9
-    for _ in range(200):
+    for _ in range(198):
         generator(*features)  # in training it learns the mean …
     trained = generator(*features)
     net.eval()
     torch.testing.assert_close(generator(*features), trained, atol=2e-3, rtol=0)  # … which it then keeps
     alone = generator(*net.encode(x_t[:1], t[:1]))
     torch.testing.assert_close(alone, generator(*features)[:1])  # and no picture minds its neighbours
+    net.train()
+    with torch.no_grad():
+        generator.decoder.head.bias[1] += 50  # after 200 passes it may
+    assert float(generator(*features)[:, 1].mean().detach()) > 0.999
     assert "mask_generator.mean" in net.state_dict() and "mask_generator.mean" not in make().state_dict()
 
 
 def test_the_average_of_the_weights_keeps_the_mean_of_the_logits():
     torch.manual_seed(0)
-    net = FactorizedUNet(16, 8, (1, 2), 1, (), regions=2, mask_centred=True)
+    net = FactorizedUNet(16, 8, (1, 2), 1, (), regions=2, mask_centred=3)
     images = torch.rand(8, 3, 16, 16, generator=torch.Generator().manual_seed(0)) * 2 - 1
     config = TrainingConfig(steps=5, batch_size=4, learning_rate=1e-3)
     state = train(net, DenoisingObjective(NoiseSchedule.linear(1000)), images, config, progress=False)
     assert float(net.mask_generator.mean.abs().sum()) > 0
     assert torch.equal(state.ema.mask_generator.mean, net.mask_generator.mean)
+    assert int(state.ema.mask_generator.passes) == 5
 
 
 def test_by_position_what_a_region_hides_far_away_changes_nothing_here():
@@ -351,6 +356,7 @@ def test_by_position_what_a_region_hides_far_away_changes_nothing_here():
         (dict(decoding="serial"), "decoding must be one of parallel, concat, mask_mid, unshared, got 'serial'"),
         (dict(mask_resize="cubic"), "mask_resize must be one of"),
         (dict(mask_upsample="nearest"), "mask_upsample must be one of"),
+        (dict(mask_centred=-1), "mask_centred must be at least 0, got -1"),
         (dict(decoder_norm="batch"), "decoder_norm must be one of group, position, got 'batch'"),
         (dict(image_size=18), "image_size=18"),
         (dict(predicts="score"), "predicts must be one of"),
