@@ -16,8 +16,8 @@ picture, fitted on that picture. ``--folder`` keeps checkpoints; a run that was 
 
 The denoisers see pictures reduced to ``--size``, and masks are enlarged again before they are scored. A factorized model trains
 twice: ``--settle`` steps at all noises, with random regions in place of its masks; then ``--steps`` with its masks, on little
-noise (``--below``), with one seed for the masks after the other until, after ``--try-steps``, no region has shrunk to specks. Its
-decoder normalises each position by itself. Why: ``flowers.md``.
+noise (``--below``), at first centred (``--centred``). Seeds for the masks are tried until, after ``--try-steps``, they are neither
+grey nor mere specks. Its decoder normalises each position by itself (``--decoder-norm``). Why all this: ``flowers.md``.
 """
 
 from __future__ import annotations
@@ -168,9 +168,8 @@ def architecture(name: str, o: argparse.Namespace) -> Architecture:
     """The ceiling works at the pictures' 64 pixels and is as wide as it was when it was measured; the others see ``--size``."""
     if name == "supervised":
         return Architecture(64, 24, (1, 2, 3), blocks=1, attention=(), fold=4, regions=2)
-    own = {"plain": {}, "factorized": dict(regions=o.regions, mask_centred=o.centred, decoder_norm=o.decoder_norm)}[
-        name
-    ]
+    masks = dict(regions=o.regions, mask_centred=o.centred, decoder_norm=o.decoder_norm)
+    own = masks if name == "factorized" else {}
     return Architecture(o.size, o.channels, (1, 2, 2), blocks=1, attention=(), fold=o.fold, **own)
 
 
