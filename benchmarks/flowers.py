@@ -16,8 +16,8 @@ picture, fitted on that picture. ``--folder`` keeps checkpoints; a run that was 
 
 The denoisers see pictures reduced to ``--size``, and masks are enlarged again before they are scored. A factorized model trains
 twice: ``--settle`` steps at all noises, with random regions in place of its masks; then ``--steps`` with its masks, on little
-noise (``--below``), at first centred (``--centred``). Seeds for the masks are tried until, after ``--try-steps``, they are neither
-grey nor mere specks. Its decoder normalises each position by itself (``--decoder-norm``). Why all this: ``flowers.md``.
+noise (``--below``), at first centred (``--centred``). Seeds for the masks are tried until, after ``--try-steps``, they are
+neither grey nor mere specks. Its decoder normalises each position by itself (``--decoder-norm``). Why: ``flowers.md``.
 """
 
 from __future__ import annotations
