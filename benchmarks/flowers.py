@@ -331,7 +331,7 @@ def main() -> None:
     parser.add_argument("--time", type=int, default=100, help="t, the noise at which pictures are segmented")
     parser.add_argument("--regions", type=int, default=2, help="K of the factorized model")
     parser.add_argument("--clusters", type=int, default=6, help="of k-means on the plain model's features")
-    parser.add_argument("--zoom", type=float, nargs=2, default=(0.4, 1.0), help="widths of the windows")
+    parser.add_argument("--zoom", type=float, nargs=2, default=[0.4, 1.0], help="widths of the windows")
     parser.add_argument("--whole", type=float, default=0.0, help="last share of the training, on whole pictures")
     parser.add_argument("--save-every", type=int, default=500, help="steps between checkpoints and judgements")
     parser.add_argument("--threads", type=int, help="CPU threads (all)")
