@@ -313,7 +313,9 @@ def main() -> None:
         "--train", nargs="+", default=[], choices=("factorized", "plain", "supervised"), help="networks"
     )
     parser.add_argument("--seeds", type=int, nargs="+", default=[0], help="one run for each")
-    parser.add_argument("--steps", type=int, default=2400, help="of each training")
+    parser.add_argument(
+        "--steps", type=int, default=2400, help="of each training; of the factorized model's second one"
+    )
     parser.add_argument("--batch", type=int, default=16, help="pictures a step")
     parser.add_argument("--rate", type=float, default=2e-3, help="of Adam")
     parser.add_argument("--power", type=float, default=1.5, help="times are drawn as T u^power")

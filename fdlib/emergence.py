@@ -10,6 +10,7 @@ along the same lines. All three can be seen without a label, so that they may be
 
 A fourth failure is decided within some fifty steps and never mended: stripes from left to right, which tell the decoder where
 in the frame it is. ``mirror_agreement`` finds it without a label, and ``audition`` looks for a seed that starts without it.
+On photos starts fail in other ways: there ``mask_balance`` judges, after a decoder has learned under ``random_regions``.
 """
 
 from __future__ import annotations
@@ -180,8 +181,8 @@ def mirror_agreement(denoiser: nn.Module, images: Tensor, t: int = 30, **conditi
 def mask_balance(denoiser: nn.Module, images: Tensor, t: int = 30, **condition: Tensor) -> float:
     """How evenly the regions share the pixels: K times the smallest share, 1 where all are equal; 0 for collapsed masks.
 
-    For photos, where mirrors say nothing: a region that holds hardly any pixels after some hundred steps has found edges and
-    specks, and will never be an object (``benchmarks/flowers.md``). Arguments as for ``mirror_agreement``.
+    For photos: a region that held hardly any pixels after some hundred steps had found edges and specks, and in none of our
+    trials became an object (``benchmarks/flowers.md``). Arguments as for ``mirror_agreement``.
     """
     masks = denoiser.segment(images.to(next(denoiser.parameters()).device), t, **condition)
     health = mask_health(masks)

@@ -125,11 +125,15 @@ def uniform_t(n: int, T: int, generator: torch.Generator | None = None, device: 
 class PowerT:
     """t = T u^power with u uniform: more steps at low noise for power > 1; ``PowerT(1)`` is uniform.
 
-    ``below`` is the share of the schedule that is drawn from: t = below T u^power.
+    ``below`` is the share of the schedule that is drawn from: t = below T u^power. It lies in (0, 1], or a ValueError says so.
     """
 
     power: float = 2.0
     below: float = 1.0
+
+    def __post_init__(self) -> None:
+        if not 0 < self.below <= 1:
+            raise ValueError(f"below must be a share of the schedule in (0, 1], got {self.below}")
 
     def __call__(
         self, n: int, T: int, generator: torch.Generator | None = None, device: torch.device | str = "cpu"

@@ -217,6 +217,12 @@ def test_power_t_below_a_share_of_the_schedule():
     assert int(t.max()) == 119 and float((t < 30).double().mean()) == pytest.approx(0.5, abs=0.005)
 
 
+@pytest.mark.parametrize("below", [0, -0.1, 1.5, 120])
+def test_power_t_below_what_is_no_share(below):
+    with pytest.raises(ValueError, match="below must be a share of the schedule"):
+        PowerT(2.0, below=below)
+
+
 def test_logit_normal_t_is_symmetric_about_the_middle():
     t = LogitNormalT()(200_000, 1000, torch.Generator().manual_seed(0)).double()
     assert float(t.mean()) == pytest.approx(500, abs=3)
