@@ -51,7 +51,6 @@ profile = course.bootstrap(drive=False)  # on Colab, drive=True keeps your train
 
 # %%
 import copy
-import json
 from dataclasses import replace
 
 import matplotlib.pyplot as plt
@@ -59,7 +58,6 @@ import torch
 from torch.utils.flop_counter import FlopCounterMode
 
 from fdlib import viz
-from fdlib.course.session import checkout
 from fdlib.denoiser import Prediction
 from fdlib.emergence import MaskWatch, audition
 from fdlib.factorized import DECODINGS, FactorizedUNet
@@ -251,9 +249,7 @@ assert others > 1.5 * own, f"and it needs its masks: {others / own:.2f}"
 # same noise. The file carries commits, command and seeds.
 
 # %%
-root = checkout()
-file = root / "benchmarks" / "results" / "ablations.json" if root else None
-stored = json.loads(file.read_text()) if file and file.is_file() else None
+stored = course.results("ablations")
 NAMES = list(sizes)
 
 
@@ -266,9 +262,7 @@ def cell(values, digits):
     return f"{mean:.{digits}f} ({min(values):.{digits}f} to {max(values):.{digits}f})".ljust(23)
 
 
-if stored is None:
-    print("The stored runs are in benchmarks/results/ablations.json of the source checkout; it is not here.")
-else:
+if stored is not None:
     print(f"commits {', '.join(stored['commits'])}, seeds {stored['seeds']}; mean over seeds, and range")
     print(f"{'':11} {'ms a step':>9}  {'mIoU':23}{'IoU of the object':23}{'Fréchet distance':23}{'error on test pictures'}")
     for name in NAMES:

@@ -52,14 +52,12 @@ profile = course.bootstrap(drive=False)  # on Colab, drive=True keeps your train
 
 # %%
 import copy
-import json
 from dataclasses import replace
 
 import matplotlib.pyplot as plt
 import torch
 
 from fdlib import samplers, viz, widgets
-from fdlib.course.session import checkout
 from fdlib.data.painted import painted_flowers
 from fdlib.data.shapes3d import FACTORS, SHAPES, Shapes3D, coarse, split_indices
 from fdlib.factorized import FactorizedUNet, generate
@@ -357,12 +355,8 @@ print(dict(zip(SHAPES, hits, strict=True)), "of 8 each; by chance 2 of 8")
 # capsules and say "cylinder". Below, its masks on 507 test pictures of capsules, for three seeds; beside it the ceiling, which was trained on capsules too and is told so (`benchmarks/transfer.py`).
 
 # %%
-root = checkout()
-file = root / "benchmarks" / "results" / "transfer.json" if root else None
-study = json.loads(file.read_text()) if file and file.is_file() else None
-if study is None:
-    print("The stored results are in benchmarks/results/transfer.json of the source checkout; it is not here.")
-else:
+study = course.results("transfer")
+if study is not None:
     for name, row in study["baselines"]["capsule"].items():
         print(f"{name:38} mIoU {row['miou']:.3f}, object {row['per_class_iou'][2]:.2f}")
     for r in sorted(study["runs"], key=lambda r: r["model"]):
@@ -379,11 +373,8 @@ else:
 # thesis (Flowers-102, another and larger data set, on eight GPUs):
 
 # %%
-file = root / "benchmarks" / "results" / "flowers.json" if root else None
-stored = json.loads(file.read_text()) if file and file.is_file() else None
-if stored is None:
-    print("The stored results are in benchmarks/results/flowers.json of the source checkout; it is not here.")
-else:
+stored = course.results("flowers")
+if stored is not None:
     print(f"{'':36}   Acc.   IoU   DICE   IoU of an oracle, a map for each picture")
     named = stored["baselines"] | {f"{r['model']}, seed {r['seed']}, {r['steps']} steps": r for r in stored["runs"]}
     for name, s in named.items():

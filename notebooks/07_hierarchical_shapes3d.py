@@ -51,14 +51,12 @@ profile = course.bootstrap(drive=False)  # on Colab, drive=True keeps your train
 
 # %%
 import copy
-import json
 from dataclasses import replace
 
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
 from fdlib import viz
-from fdlib.course.session import checkout
 from fdlib.data.shapes3d import LABELS
 from fdlib.factorized import FactorizedUNet, generate
 from fdlib.hierarchical import HierarchicalUNet, coarsen, explained, grow, prune
@@ -359,12 +357,8 @@ assert level_1["miou"] > max(0.8, before["miou"] - 0.03), "the first level must 
 # take together. Beside them: chapter 4's flat models with four regions ("flat-first", an earlier recipe), which were trained *longer*, 3800 steps; and a flat model with nine regions and as much time as the tree. Labels entered none of them.
 
 # %%
-root = checkout()
-file = root / "benchmarks" / "results" / "hierarchy.json" if root else None
-stored = json.loads(file.read_text()) if file and file.is_file() else None
-if stored is None:
-    print("The stored runs are in benchmarks/results/hierarchy.json of the source checkout; it is not here.")
-else:
+stored = course.results("hierarchy")
+if stored is not None:
     lines = []
     for r in sorted(stored["runs"], key=lambda r: (r["model"], r["seed"])):
         about = f"{r['seed']:5}{r['plain']['level_1_miou']:15.3f}"

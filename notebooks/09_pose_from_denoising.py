@@ -55,7 +55,6 @@ profile = course.bootstrap(drive=False)  # on Colab, drive=True keeps your train
 
 # %%
 import copy
-import json
 import math
 import time
 
@@ -65,7 +64,6 @@ import torch.nn.functional as F
 
 from fdlib import nerf, samplers, viz, widgets
 from fdlib.cameras import camera_to_world, rodrigues, rotation_angle
-from fdlib.course.session import checkout
 from fdlib.data.multiview import MultiView
 from fdlib.denoiser import Prediction
 from fdlib.metrics.geometry import align_cameras, pose_errors, psnr, shuffled_baseline
@@ -446,12 +444,8 @@ for name, c2w in found.items():
 # Whole runs of both methods, on three seeds each (other views, weights and noise), were made by `python benchmarks/forward_facing.py`. NeRF\-\- has its unseen views found by such a search; "known" is the same field trained and shown with the true cameras.
 
 # %%
-root = checkout()
-file = root / "benchmarks" / "results" / "forward_facing.json" if root else None
-stored = json.loads(file.read_text()) if file and file.is_file() else None
-if stored is None:
-    print("The stored runs are in benchmarks/results/forward_facing.json of the source checkout; it is not here.")
-else:
+stored = course.results("forward_facing")
+if stored is not None:
     print(f"{'method':8}{'seed':>5}{'place':>8}{'unseen':>8}{'chance':>8}{'turns':>8}{'no turn':>9}{'unseen PSNR':>13}")
     keys = {"centre_error": 3, "heldout_centre_error": 3, "shuffled_centre_error": 3, "heldout_turn_error_deg": 1,
             "heldout_turn_error_deg_of_no_turn": 1}

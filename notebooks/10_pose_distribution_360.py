@@ -833,11 +833,8 @@ plt.show()
 # each band must take its third of the views, and the cameras stay where they belong. Both are needed: at 32 pixels bands and balance find the training cameras to 1.8 degrees, bands with the plain minimum to 26, balance without bands to 66 (one seed).
 
 # %%
-file = root / "benchmarks" / "results" / "lego.json" if root else None
-lego = json.loads(file.read_text()) if file and file.is_file() else None
-if lego is None:
-    print("The stored results are in benchmarks/results/lego.json of the source checkout; it is not here.")
-else:
+lego = course.results("lego")
+if lego is not None:
     print(f"{'':26}{'training':>10}{'test':>10}{'chance':>10}{'test PSNR':>12}{'supervised':>12}")
     for r in lego["runs"]:
         rows = [("32 px", r["starts"][r["chosen_start"]]), *((f"{stage['size']} px", stage) for stage in r["stages"])]

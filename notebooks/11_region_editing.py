@@ -60,7 +60,6 @@ import torch.nn.functional as F
 from IPython.display import display
 
 from fdlib import inversion, viz, widgets
-from fdlib.course.session import checkout
 from fdlib.data.shapes3d import LABELS, Shapes3D, split_indices
 from fdlib.directions import discovered_mask, find_directions
 from fdlib.editing import EditedDenoiser, Recomposed, edit, moved, renoised
@@ -222,11 +221,9 @@ viz.show_rows({
 # and aligned with each other (`find_path`). Its results, as far as they have been run, are in `benchmarks/results/editing.json`:
 
 # %%
-import json
-
-stored = checkout() / "benchmarks" / "results" / "editing.json" if checkout() else None
-if stored is not None and stored.is_file():
-    for name, row in json.loads(stored.read_text())["summary"].items():
+stored = course.results("editing")
+if stored is not None:
+    for name, row in stored["summary"].items():
         print(f"{name:31} {row['pictures']:4d} pictures: energy inside / outside, quartiles {[round(v, 1) for v in row['energy']]}")
 
 # %% [markdown]

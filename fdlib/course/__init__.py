@@ -10,7 +10,7 @@
 Importing this package is quick: torch and pooch are imported only by the functions that need them.
 """
 
-from fdlib.course.assets import AssetError, asset
+from fdlib.course.assets import AssetError, asset, results
 from fdlib.course.first_cell import FIRST_CELL, REPOSITORY
 from fdlib.course.profiles import PROFILES, Profile, profile, sabotaged
 from fdlib.course.session import bootstrap, device, mount_drive, on_colab, precision, run_folder
@@ -28,6 +28,7 @@ __all__ = [
     "on_colab",
     "precision",
     "profile",
+    "results",
     "run_folder",
     "sabotaged",
 ]

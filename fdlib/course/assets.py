@@ -56,6 +56,19 @@ def asset(name: str) -> Path:
     return folder / key
 
 
+def results(study: str) -> Any | None:
+    """What the study `benchmarks/{study}.py` has measured, from its file in the checkout's `benchmarks/results/`.
+
+    Where there is none, as in an installed package, it says so and returns None: a chapter goes on without its stored runs.
+    """
+    file = f"benchmarks/results/{study}.json"
+    for base in _checkouts():
+        if (base / file).is_file():
+            return json.loads((base / file).read_text(encoding="utf-8"))
+    print(f"The stored results are in {file} of the source checkout; it is not here.")
+    return None
+
+
 def read_registry() -> dict[str, Any]:
     """The registry: `base_url`, and `files`, which maps each path below `data/` to its `size` and `sha256`."""
     root = checkout()
@@ -110,11 +123,16 @@ def _local_candidates(wanted: str) -> Iterable[tuple[Path, Path]]:
     if own:
         root = Path(own).expanduser()
         yield root, root / wanted.removeprefix("checkpoints/")
-    source = os.environ.get("FDLIB_SOURCE", "")
-    for base in (checkout(), Path(source).expanduser() if source else None):
-        if base is not None and (base / "data").is_dir():
+    for base in _checkouts():
+        if (base / "data").is_dir():
             for prefix in PREFIXES:
                 yield base / "data", base / "data" / (prefix + wanted)
+
+
+def _checkouts() -> Iterable[Path]:
+    """Where the course's source may lie on this machine: around this package, and where `FDLIB_SOURCE` says."""
+    source = os.environ.get("FDLIB_SOURCE", "")
+    return (base for base in (checkout(), Path(source).expanduser() if source else None) if base is not None)
 
 
 def _select(files: dict[str, Any], wanted: str) -> tuple[str, list[str]]:

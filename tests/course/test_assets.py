@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from fdlib.course import AssetError, asset, assets
+from fdlib.course import AssetError, asset, assets, results
 
 ROOT = Path(__file__).resolve().parents[2]
 WEIGHTS = bytes(range(256)) * 100
@@ -231,3 +231,17 @@ def test_from_an_installed_wheel_outside_any_checkout(server, data, tmp_path):
     assert Path(module).is_relative_to(target)
     assert Path(folder).is_relative_to(tmp_path / "cache")
     assert (Path(folder) / "model.safetensors").read_bytes() == WEIGHTS
+
+
+def test_results_come_from_a_checkout_or_are_said_to_be_missing(tmp_path, monkeypatch, capsys):
+    assert results("convergence") == json.loads((ROOT / "benchmarks/results/convergence.json").read_text())
+
+    monkeypatch.setattr(assets, "checkout", lambda: None)  # as in an installed package
+    monkeypatch.delenv("FDLIB_SOURCE", raising=False)
+    assert results("convergence") is None
+    assert "benchmarks/results/convergence.json of the source checkout" in capsys.readouterr().out
+
+    (tmp_path / "benchmarks" / "results").mkdir(parents=True)
+    (tmp_path / "benchmarks" / "results" / "convergence.json").write_text('{"here": 1}')
+    monkeypatch.setenv("FDLIB_SOURCE", str(tmp_path))
+    assert results("convergence") == {"here": 1}
