@@ -23,14 +23,14 @@
 # **You will**
 # 1. take a U-Net apart into the three pieces that chapter 3 will rearrange;
 # 2. train it, and see what it learns first and what last;
-# 3. see why nobody samples from the weights that were just trained, but from their average;
-# 4. give samples a score, with a baseline above and one below it;
+# 3. give samples a score, with a baseline above and one below it;
+# 4. see why nobody samples from the weights that were just trained, but from their average, and what a *worse* network is good for;
 # 5. race three samplers: how many evaluations of the network does a good picture cost?
 #
 # | profile | time |
 # |---|---|
 # | `ci` | about 70 s |
-# | `laptop` | 6 min on two cores |
+# | `laptop` | 6 min on two fast cores, 10 min on two slow ones |
 # | `gpu` | about 10 min (estimated, never timed on one) |
 #
 # **Before you start**: [chapter 1](01_ddpm_basics.ipynb); convolutions, and what a training loop does.
@@ -375,7 +375,8 @@ for d in (0.9, 0.998, 0.9999):
 # equation 3). It costs no training, and a second evaluation of a network at each step.
 
 # %%
-bad = early[min(early)]
+first = min(early, default=0)
+bad = early.get(first, untrained)  # untrained, where you stopped the training before its first picture
 
 
 def guided(x_t, t, w=1.0):
@@ -384,16 +385,22 @@ def guided(x_t, t, w=1.0):
 
 
 viz.show_rows({
-    f"step {min(early)}": paint(bad, z[:8]), f"step {run.step}": paint(run.ema, z[:8]), "guided": paint(guided, z[:8]), "rendered": held_out[:8],
+    f"step {first}": paint(bad, z[:8]), f"step {run.step}": paint(run.ema, z[:8]), "guided": paint(guided, z[:8]), "rendered": held_out[:8],
 })
 
 # %% tags=["claim-live"]
 distances["yours, guided"] = frechet_distance(real, judge.extract(paint(guided)))
 for name in ("yours", "yours, guided", "shipped"):
     print(f"{name:15} {distances[name] / noise_distance:6.1%} of noise")
-assert distances["yours, guided"] < profile.pick(ci=0.9, laptop=0.06, gpu=0.05) * noise_distance, "guided samples must be near real ones"
+assert distances["yours, guided"] < profile.pick(ci=0.98, laptop=0.9, gpu=1.2) * distances["yours"], "guidance must help a short training"
+assert distances["yours, guided"] < profile.pick(ci=1, laptop=0.07, gpu=0.05) * noise_distance, "guided samples must be near real ones"
 
 # %% [markdown]
+# In the laptop profile we measured 6.4 % without and 4.7 % with guidance. The two are not always that good: two other trainings of as many steps, with
+# other batches (one of them with uniform $t$), came to 8.2 and 8.1 % without, 6.1 and 5.3 % with it. Guidance helped each time, by about a third of what is left
+# above the 1.2 % of real pictures. $w = 1$ and the age of the bad network were chosen on training pictures and other noise: one
+# too young (600 of 3400 steps) points past the target, and then guided samples can be worse than plain ones.
+#
 # ## Three roads from the same noise
 #
 # DDPM draws fresh noise at every step. DDIM does not: it walks down a deterministic path, the *probability-flow ODE* of chapter 1.
@@ -534,6 +541,8 @@ widgets.slider_gallery([x0 for _, x0 in guesses], labels=[f"t = {t}" for t, _ in
 # - Train on other times: `uniform_t` from `fdlib.process` is the thesis's choice, `PowerT(2)` prefers low noise. What happens to the loss at
 #   each $t$, and what to the samples?
 # - Let the network predict something else: `UNet(..., predicts="velocity")`. Samplers and loss need no change. Why?
+# - Guide with other weights: `w=0.5`, `w=3`; with the untrained network as the bad one; or with the shipped one as the good one. Which of the
+#   two makes samples worse, a bad network that is too bad, or one that is too good?
 # - `NoiseSchedule.cosine(1000)` in place of the linear one: train and compare distances.
 #
 # ## Exercises
