@@ -29,8 +29,8 @@
 #
 # | profile | time |
 # |---|---|
-# | `ci` | about 70 s |
-# | `laptop` | 6 min on two fast cores, 10 min on two slow ones |
+# | `ci` | 1 to 3 min |
+# | `laptop` | 10½ min on two slow cores; on two fast ones about half of that (estimated) |
 # | `gpu` | about 10 min (estimated, never timed on one) |
 #
 # **Before you start**: [chapter 1](01_ddpm_basics.ipynb); convolutions, and what a training loop does.
@@ -63,7 +63,7 @@ from fdlib.data.shapes3d import Shapes3D, split_indices
 from fdlib.denoiser import Prediction
 from fdlib.metrics.generation import FactorClassifier, frechet_distance
 from fdlib.oracle import GaussianMixtureOracle
-from fdlib.process import DenoisingObjective, PowerT, add_noise
+from fdlib.process import DenoisingObjective, PowerT, add_noise, to_noise
 from fdlib.schedule import NoiseSchedule, time_grid
 from fdlib.training import TrainingConfig, train
 from fdlib.unet import UNet, timestep_embedding
@@ -234,7 +234,7 @@ def loss_at(predict, t, n=200):
 
 
 def network(model):
-    return lambda x_t, t: model(x_t, torch.full((len(x_t),), t, device=device)).noise
+    return lambda x_t, t: to_noise(schedule, model(x_t, torch.full((len(x_t),), t, device=device)), x_t, t)
 
 
 def best_linear(x_t, t):
@@ -371,8 +371,8 @@ for d in (0.9, 0.998, 0.9999):
 #
 # $$\tilde\epsilon = \hat\epsilon_{good} + w\,(\hat\epsilon_{good} - \hat\epsilon_{bad})$$
 #
-# This is *autoguidance* (Karras et al. 2024, [*Guiding a diffusion model with a bad version of itself*](https://arxiv.org/abs/2406.02507),
-# equation 3). It costs no training, and a second evaluation of a network at each step.
+# This is *autoguidance* (Karras et al. 2024, [*Guiding a diffusion model with a bad version of itself*](https://arxiv.org/abs/2406.02507);
+# their $w$ is our $w + 1$). It costs no training, and a second evaluation of a network at each step.
 
 # %%
 first = min(early, default=0)
@@ -380,8 +380,8 @@ bad = early.get(first, untrained)  # untrained, where you stopped the training b
 
 
 def guided(x_t, t, w=1.0):
-    good = run.ema(x_t, t).noise
-    return Prediction(noise=good + w * (good - bad(x_t, t).noise))
+    good, worse = (to_noise(schedule, model(x_t, t), x_t, t) for model in (run.ema, bad))
+    return Prediction(noise=good + w * (good - worse))
 
 
 viz.show_rows({
@@ -397,7 +397,7 @@ assert distances["yours, guided"] < profile.pick(ci=1, laptop=0.07, gpu=0.05) * 
 
 # %% [markdown]
 # In the laptop profile we measured 6.4 % without and 4.7 % with guidance. The two are not always that good: two other trainings of as many steps, with
-# other batches (one of them with uniform $t$), came to 8.2 and 8.1 % without, 6.1 and 5.3 % with it. Guidance helped each time, by about a third of what is left
+# other batches (the second with uniform $t$), came to 8.2 and 8.1 % without, 6.1 and 5.3 % with it. Guidance helped each time, by about a third of what is left
 # above the 1.2 % of real pictures. $w = 1$ and the age of the bad network were chosen on training pictures and other noise: one
 # too young (600 of 3400 steps) points past the target, and then guided samples can be worse than plain ones.
 #
