@@ -29,8 +29,8 @@
 #
 # | profile | time |
 # |---|---|
-# | `ci` | 1 to 3 min |
-# | `laptop` | 10½ min on two slow cores; on two fast ones about half of that (estimated) |
+# | `ci` | about 3 min on two slow cores |
+# | `laptop` | 10.5 min on two slow cores; on two fast ones about half of that (estimated) |
 # | `gpu` | about 10 min (estimated, never timed on one) |
 #
 # **Before you start**: [chapter 1](01_ddpm_basics.ipynb); convolutions, and what a training loop does.
