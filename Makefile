@@ -9,6 +9,7 @@ PYTHON ?= $(shell for python in python3 python3.13 python3.12 python3.11 python;
 PROFILE ?= laptop
 LAB_ARGS ?=
 TEST_ARGS ?=
+TEST_JOBS ?= -n auto --maxprocesses=4  # several test processes share the cores (conftest.py)
 DEMO_ARGS ?=
 VENV ?= .venv
 BIN := $(VENV)/bin
@@ -23,7 +24,7 @@ help:  ## this list
 	@awk 'BEGIN {FS = ":.*## "} /^[a-z]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 	@echo
 	@echo "  PYTHON=python3.12  another Python        PROFILE=ci|laptop|gpu  size of \`make notebooks\` ($(PROFILE))"
-	@echo "  LAB_ARGS=\"…\"       flags for JupyterLab   TEST_ARGS=\"…\"          flags for pytest, e.g. -x"
+	@echo "  LAB_ARGS=\"…\"       flags for JupyterLab   TEST_ARGS=\"…\"          flags for pytest, e.g. -x or -n0 (one process)"
 
 install: $(STAMP)  ## create .venv with everything the course needs (done by the others when needed)
 	@:
@@ -48,7 +49,7 @@ demo: $(STAMP)  ## train regions on rendered pictures, print the scores, draw bu
 
 test:  ## every test: units, pairs, claims, browser, and all notebooks in the ci profile
 	@start=$$SECONDS; $(MAKE) --no-print-directory install || exit; echo "set-up: $$((SECONDS - start)) s"
-	$(BIN)/python -m pytest tests notebooks --nbval $(TEST_ARGS)
+	$(BIN)/python -m pytest tests notebooks --nbval $(TEST_JOBS) $(TEST_ARGS)
 
 quick: $(STAMP)  ## the tests that take seconds
 	$(BIN)/python -m pytest tests -m "not slow" $(TEST_ARGS)

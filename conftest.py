@@ -8,6 +8,8 @@ import os
 import shutil
 import tempfile
 
+import pytest
+
 os.environ.setdefault("FDLIB_PROFILE", "ci")
 os.environ.setdefault("HF_HUB_OFFLINE", "1")  # no test may depend on somebody's server
 os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
@@ -28,6 +30,39 @@ def pytest_configure(config):
 
 def pytest_unconfigure(config):
     shutil.rmtree(getattr(config, "_fdlib_runs", ""), ignore_errors=True)
+
+
+# ------------------------------------------------------------------------------ several processes: pytest -n 2
+
+if "PYTEST_XDIST_WORKER" in os.environ:  # each worker takes its share of the cores, and so do the kernels that it starts
+    workers = int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", "1"))
+    os.environ.setdefault("OMP_NUM_THREADS", str(max(1, (os.cpu_count() or 1) // workers)))
+
+INDEPENDENT = "tests/test_claims.py"  # its tests take minutes each and share nothing; all other files stay whole
+
+
+def _long(file):
+    """Work of minutes, which must not start last."""
+    return file in PARTS or file.endswith(".ipynb") or file.startswith("tests/scripts")
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config, log):
+    """A notebook's cells need one kernel, and the tests of a file share what they built: hand out files, in our order."""
+    from xdist.scheduler import LoadScopeScheduling
+
+    class ByFile(LoadScopeScheduling):
+        def _split_scope(self, nodeid):
+            file = nodeid.split("::")[0]
+            return nodeid if file == INDEPENDENT else file
+
+    config.option.loadscopereorder = False
+    return ByFile(config, log)
+
+
+def pytest_collection_modifyitems(config, items):
+    if hasattr(config, "workerinput"):
+        items.sort(key=lambda item: not _long(item.nodeid.split("::")[0]))
 
 
 # ------------------------------------------------------------------------------ how long each part took
