@@ -34,9 +34,8 @@ def pytest_unconfigure(config):
 
 # ------------------------------------------------------------------------------ several processes: pytest -n 2
 
-if (
-    "PYTEST_XDIST_WORKER" in os.environ
-):  # each worker takes its share of the cores, and so do the kernels that it starts
+# Each worker takes its share of the cores, and so do the kernels that it starts.
+if "PYTEST_XDIST_WORKER" in os.environ:
     workers = int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", "1"))
     os.environ.setdefault("OMP_NUM_THREADS", str(max(1, (os.cpu_count() or 1) // workers)))
 
