@@ -105,7 +105,7 @@ viz.show_images(held_out[:16], columns=8, caption="Sixteen held-out pictures, 32
 
 # %%
 torch.manual_seed(0)
-denoiser = UNet(image_size=32, channels=24, multipliers=(1, 2, 2), blocks=1, attention=(), fold=2, predicts="velocity").to(device)
+denoiser = UNet(image_size=32, channels=24, multipliers=(1, 2, 2), blocks=1, attention=(), fold=2, predicts="velocity").to(device)  # see below
 
 x_t, t = held_out[:4].to(device), torch.tensor([0, 10, 100, 999], device=device)
 emb = denoiser.time(t)
@@ -158,12 +158,12 @@ plt.show()
 #
 # $$v = a_t\, \epsilon - s_t\, x_0, \qquad \hat x_0 = a_t x_t - s_t \hat v, \qquad \hat\epsilon = s_t x_t + a_t \hat v$$
 #
-# Now no error is ever multiplied by more than 1, at any $t$. That was the `predicts="velocity"` above; samplers and losses convert by themselves.
+# Now no error is ever multiplied by more than 1, at any $t$. That is the `predicts="velocity"` above; samplers and losses convert by themselves.
 #
 # ### Before training
 #
 # The last convolution starts at zero, and so do the second ones of all residual blocks. The untrained network
-# therefore answers $\hat v = 0$ to everything, and its loss is the variance of $v$. That is our first baseline.
+# therefore answers $\hat v = 0$ to everything, and its loss is the mean square of $v$. That is our first baseline.
 
 # %%
 objective = DenoisingObjective(schedule, timesteps=LogitNormalT(-1.3, 1.3), quantity="velocity")  # see "Training"
@@ -298,7 +298,7 @@ for t in (999, 900, 700, 400):
 viz.show_rows({"rendered": held_out[:8], "yours, t = 999": clean_guess(run.ema, 999)[0], "shipped, t = 999": clean_guess(shipped, 999)[0]})
 
 # %% [markdown]
-# From pure noise nobody can know the room, and the right answer is the mean of all rooms, the middle row. The network that answers
+# From pure noise nobody can know the room, and the right answer is the mean of all rooms: nearly what the middle row shows. The network that answers
 # with noise, though trained longer, sends the sampler off to a place where no picture is. Ho et al.'s own code has a cure for such networks, and
 # we take it for both: `clip_x0=True` clamps $\hat x_0$ to $[-1, 1]$ at every step.
 #
