@@ -214,7 +214,9 @@ def test_accumulated_parts_are_one_batch():
     assert [r["loss"] for r in parts.history] == pytest.approx([r["loss"] for r in whole.history], rel=1e-9)
 
 
-@pytest.mark.parametrize("timesteps", [uniform_t, PowerT(2.0), LogitNormalT()], ids=["uniform", "power", "logit-normal"])
+@pytest.mark.parametrize(
+    "timesteps", [uniform_t, PowerT(2.0), LogitNormalT()], ids=["uniform", "power", "logit-normal"]
+)
 def test_parts_see_the_noise_of_the_whole(timesteps):
     """Times, noise and an augmentation belong to the image, not to the part that it is in: the curve stays the same."""
 
