@@ -251,7 +251,7 @@ if os.fork() == 0:
 HOSTILE = {
     "01 endless loop": lambda w: submission(double="while True:\n    pass"),
     "02 memory bomb": lambda w: submission(
-        double=f"{GOOD['double']}\nhoard = []\ntry:\n    while True: hoard.append(b'x' * 10**7)\nfinally: hoard.clear()"
+        double=f"{GOOD['double']}\nhoard = []\ntry:\n    while True: hoard.append(bytes(10**7))\nfinally: hoard.clear()"
     ),
     "02b memory bomb of many": lambda w: with_cell(
         "import os, time\nfor _ in range(8):\n    if os.fork() == 0:\n        hoard = b'x' * 4 * 10**8\n        time.sleep(99)\n"
