@@ -264,7 +264,7 @@ from fdlib.process import DenoisingObjective
 from fdlib.unet import UNet
 
 # Chapter 2: steps of its training, pictures in each, and how many pictures its samplers show the network besides
-chapter_2_steps = profile.pick(ci=60, laptop=1600, gpu=10_000)
+chapter_2_steps = profile.pick(ci=60, laptop=1500, gpu=10_000)
 batch = profile.pick(ci=16, laptop=32, gpu=128)
 sampled = profile.pick(ci=25_000, laptop=80_000, gpu=390_000)
 

@@ -30,7 +30,7 @@
 # | profile | time |
 # |---|---|
 # | `ci` | 80 s on two slow cores |
-# | `laptop` | 6 min on two slow cores; on two fast ones about half of that (estimated) |
+# | `laptop` | 5.3 min on two slow cores; on two fast ones about half of that (estimated) |
 # | `gpu` | about 10 min (estimated, never timed on one) |
 #
 # **Before you start**: [chapter 1](01_ddpm_basics.ipynb); convolutions, and what a training loop does.
@@ -197,7 +197,7 @@ print(f"loss of the untrained network on held-out pictures: {untrained_loss:.3f}
 
 # %%
 config = TrainingConfig(
-    steps=profile.pick(ci=60, laptop=1600, gpu=10_000),
+    steps=profile.pick(ci=60, laptop=1500, gpu=10_000),
     batch_size=profile.pick(ci=16, laptop=32, gpu=128),
     learning_rate=3e-3,
     warmup=profile.pick(ci=10, laptop=50, gpu=50),
@@ -412,7 +412,7 @@ assert distances["yours, guided"] < profile.pick(ci=1.1, laptop=0.9, gpu=1.2) * 
 assert distances["yours, guided"] < profile.pick(ci=0.85, laptop=0.06, gpu=0.05) * noise_distance, "guided samples must be near real ones"
 
 # %% [markdown]
-# In the laptop profile we measured 7.5 % without and 3.6 % with guidance after 1650 steps, and 7.0 and 3.3 % after 1750. Another training (other weights at the
+# In the laptop profile we measured 8.4 % without and 4.0 % with guidance (after 1750 steps, 7.0 and 3.3 %). Another training (other weights at the
 # start, other batches, 2000 steps) came to 8.4 and 3.7 %. Real pictures have 1.2 % themselves, so guidance takes away more than half of what is
 # left. $w = 1$ and the age of the bad network were chosen on training pictures and other noise. Both can be overdone: in a training on other
 # times, $w = 2$ gave 9.3 % where $w = 1$ gave 6.3 %, and a bad network that was too young (600 of 3400 steps, in a training on the noise) pointed past the
